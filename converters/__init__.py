@@ -1,0 +1,1 @@
+"""Writers of other people's file formats, one file a target."""

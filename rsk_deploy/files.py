@@ -1,0 +1,66 @@
+"""Writing a file so that its name never shows half of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rsk_deploy.errors import UsageError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def atomic(path: Path, force: bool = False) -> Iterator[Path]:
+    """A path of the same name in a hidden folder beside ``path``; what is written there takes its place when the block ends without an exception.
+
+    A writer may put further files next to it (``net.onnx.data``): they move with it. Until then old files keep their names,
+    and they are only replaced with ``force``. After an exception, Ctrl-C included, nothing is left. What the system refuses
+    is a UsageError.
+    """
+    check(path, force)
+    folder = path.with_name(f".{path.name[:40]}.partial-{secrets.token_hex(4)}")
+    temporary = folder / path.name
+    try:
+        folder.mkdir()
+        mode = folder.stat().st_mode & 0o666  # what the umask allows; some writers make their files private
+        yield temporary
+        written = sorted(folder.iterdir(), key=lambda file: (file == temporary, file))  # the file itself last: it needs the others
+        for file in written:
+            check(path.with_name(file.name), force)
+            file.chmod(mode)
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+        for file in written:
+            os.replace(file, path.with_name(file.name))
+    except OSError as error:
+        if error.filename is not None and folder not in (Path(error.filename), *Path(error.filename).parents):
+            raise
+        raise UsageError(f"{path}: {reason(error, folder)}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check(path: Path, force: bool) -> None:
+    """Refuse a target that cannot be replaced, or should not be."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} {'is not a folder' if os.path.lexists(path.parent) else 'does not exist'}; make it first")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; give the name of a file in it")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: is a device or a pipe; a model is written to a plain file")
+    if path.exists() and not force:
+        raise UsageError(f"{path}: exists already and is kept. Give --force (force=True) to replace it once the new file is complete")
+
+
+def reason(error: OSError, folder: Path) -> str:
+    """Why the system refused, and what to do."""
+    if error.errno in FULL:
+        written = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
+        return f"the disk is full, or a file may not be larger; more than the {written} bytes that fitted are needed. Free some space or choose another folder"
+    return f"cannot be written: {error.strerror or error}. Choose a folder that you can write to"
