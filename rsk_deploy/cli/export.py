@@ -1,0 +1,185 @@
+"""rsk-export: from a trained model to small, verified files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rsk_deploy.cli import options as o
+from rsk_deploy.cli.console import Steps, app, say, size, terminal_width
+from rsk_deploy.compare import OutputComparison
+from rsk_deploy.errors import UsageError
+from rsk_deploy.export import ExportResult, write
+from rsk_deploy.ir import Graph, Packed
+from rsk_deploy.pack import pack
+from rsk_deploy.readers import read
+from rsk_deploy.registry import CONVERTERS, FORMATS, converter_named, known
+from rsk_deploy.report import Report, report
+from rsk_deploy.samples import read_sample
+from rsk_deploy.verify import HALF, Tolerance, Verification
+
+WRITING, PROVING = "What is written", "Proving it right"
+ROUTINE = ("batch norm", "fixed mask", "pruning", "parametrisation", "weight norm", "spectral norm", "removed", "half")
+"""Folds that are counted rather than told, unless ``--verbose``: they change nothing that a user decides."""
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint (.pt, .pth, .safetensors), an exported program (.pt2) or an .onnx file.")],
+    format: Annotated[
+        str, typer.Option("--format", metavar="LIST", help=f"What to write, separated by commas: {', '.join(CONVERTERS)}.", rich_help_panel=WRITING)
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the files; they are named after MODEL.", rich_help_panel=WRITING)
+    ] = Path(),
+    weights: Annotated[
+        str, typer.Option(metavar="|".join(("auto", *FORMATS)), help="How sparse weights are stored; auto takes the smallest.", rich_help_panel=WRITING)
+    ] = "auto",
+    half: Annotated[bool, typer.Option("--half", help="Store weights as fp16; inputs, outputs and arithmetic stay fp32.", rich_help_panel=WRITING)] = False,
+    opset: Annotated[int | None, typer.Option(min=1, help="ONNX operator set (onnx only).", rich_help_panel=WRITING)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist, once the new ones are verified.", rich_help_panel=WRITING)] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, fold and plan; write nothing.", rich_help_panel=WRITING)] = False,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Run each file and compare it with the model.", rich_help_panel=PROVING)] = True,
+    atol: Annotated[float | None, typer.Option(min=0, help="Largest absolute difference allowed (1e-4; 1e-2 with --half).", rich_help_panel=PROVING)] = None,
+    rtol: Annotated[
+        float | None, typer.Option(min=0, help="The same, relative to the output's largest value (1e-4; 1e-2 with --half).", rich_help_panel=PROVING)
+    ] = None,
+    sample: Annotated[
+        Path | None, typer.Option(metavar="x.npy", help="Your own inputs to verify with; an .npz may hold 'labels' too.", rich_help_panel=PROVING)
+    ] = None,
+    input_shape: o.InputShape = None,
+    dynamic: o.DynamicOption = None,
+    arch: o.Arch = None,
+    arch_args: o.ArchArgs = None,
+    allow_pickle: o.AllowPickle = False,
+    rsk: o.Rsk = o.RskMode.MEAN,
+    rsk_seed: o.RskSeed = 1,
+    as_json: o.AsJson = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print every fold and why each weight is stored as it is.")] = False,
+    version: o.Version = False,
+) -> None:
+    """Fold a trained sparse CNN, store its weights sparsely, write it and prove every file right."""
+    options = o.read_options(input_shape, dynamic, arch, arch_args, allow_pickle, rsk, rsk_seed)
+    formats = [known(CONVERTERS, name.strip(), "export format") for name in format.split(",")]
+    if weights != "auto":
+        known(FORMATS, weights, "weight format")
+    target_options = options_by_format(formats, {"opset": opset})
+    targets = {name: target(model, out, name, force=force or dry_run) for name in formats}
+    given = {name: value for name, value in (("atol", atol), ("rtol", rtol)) if value is not None}
+    tolerance = dataclasses.replace(HALF if half else Tolerance(), **given)
+    with Steps(2 + len(formats), quiet=quiet or as_json) as steps:
+        steps.step(f"reading {model.name}")
+        source = read(model, options)
+        steps.step("packing the weights")
+        packed = pack(source.graph, weights, half=half)
+        data = read_sample(sample, packed) if sample else None
+        plan = report(packed)
+        steps.say(describe(model, packed, plan, verbose))
+        results = []
+        for name, path in targets.items() if not dry_run else ():
+            steps.step(f"writing {path.name}" + (" and verifying it" if verify else ""))
+            make_folder(out)
+            result = write(packed, path, name, source=source if verify else None, tolerance=tolerance, sample=data, force=force, options=target_options[name])
+            steps.say(told(result))
+            results.append(result)
+        if results:
+            steps.say(f"\nNext: rsk-inspect {shlex.quote(str(results[0].path))}")
+    if as_json:
+        say(json.dumps(document(model, packed, plan, results), indent=1, default=str))
+
+
+def options_by_format(formats: list[str], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each target's own options; one that no target has is refused with the target that has it."""
+    chosen: dict[str, dict[str, Any]] = {name: {} for name in formats}
+    for option, value in given.items():
+        if value is None:
+            continue
+        takers = [name for name in CONVERTERS if option in converter_named(name).OPTIONS]
+        if not set(takers) & set(formats):
+            raise UsageError(
+                f"--{option} is an option of --format {', '.join(takers)}; --format {','.join(formats)} does not have it. Did you mean --format {takers[0]}?"
+            )
+        for name in set(takers) & set(formats):
+            chosen[name][option] = value
+    return chosen
+
+
+def target(model: Path, out: Path, name: str, *, force: bool) -> Path:
+    """Where a file goes; refused early where it could not be put in the end."""
+    path = out / f"{model.stem}.{name}"
+    if path.exists() and model.exists() and path.samefile(model):
+        raise UsageError(f"{path} is the model itself; choose another folder with -o")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists; --force replaces it once the new file is verified, -o writes elsewhere")
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UsageError(f"{out}: {there} {'is not writable' if there.is_dir() else 'is a file'}; choose another folder with -o")
+    return path
+
+
+def make_folder(path: Path) -> None:
+    """The folder the files go to, made if need be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot make this folder ({error.strerror}); choose another with -o") from error
+
+
+def describe(model: Path, graph: Graph[Packed], plan: Report, verbose: bool) -> str:
+    """What was read, what was folded, and how each weight will be stored."""
+    shapes = ", ".join(f"{entry.name} {'×'.join(map(str, entry.shape))}" for entry in graph.inputs)
+    lines = [f"{model.name}: {len(graph.layers)} layers, {shapes} → {', '.join(graph.outputs)}", ""]
+    routine = Counter(entry.action for entry in graph.log if not verbose and entry.action in ROUTINE)
+    lines += [f"  {action} × {count}" for action, count in routine.items()]
+    lines += [f"  {entry.layer}: {entry.action}: {entry.detail}" for entry in graph.log if entry.action not in routine]
+    return "\n".join([*lines, "", plan.text(verbose=verbose, width=terminal_width()), ""])
+
+
+def told(result: ExportResult) -> str:
+    """The file, and under it what its verification measured."""
+    head = f"✔ {result.path}  {size(result.nbytes)}, {result.nbytes / result.dense_nbytes:.2f} × dense  {result.seconds:.2f} s"
+    return "\n    ".join([head, *(figures(result.verification) if result.verification else ["not verified"])])
+
+
+def figures(found: Verification) -> list[str]:
+    """The verification, a line for each thing measured."""
+    lines = [f"{found.runner} against the model, {found.batches} batches"]
+    lines += [agreement(output) for output in found.comparison.outputs]
+    if found.not_finite:
+        lines.append(f"{found.not_finite:.1%} of the model's output values are NaN or infinite: nothing is proven of them")
+    if found.drift:
+        lines += [f"{output.name}: drift from the mean: max |Δ| {output.max_abs:.1e}, relative {output.max_rel:.1e}" for output in found.drift.outputs]
+    if found.accuracy is not None:
+        lines.append(f"accuracy on the sample {found.accuracy:.1%}, of the model {found.original_accuracy:.1%}")
+    return lines
+
+
+def agreement(output: OutputComparison) -> str:
+    """How near one output is."""
+    top1 = "" if output.top1_agreement is None else f", top-1 equal {output.top1_agreement:.1%}"
+    return f"{output.name}: max |Δ| {output.max_abs:.1e}, relative {output.max_rel:.1e}{top1}"
+
+
+def document(model: Path, graph: Graph[Packed], plan: Report, results: list[ExportResult]) -> dict[str, Any]:
+    """Everything printed, for machines."""
+    return {
+        "model": str(model),
+        "inputs": [dataclasses.asdict(entry) for entry in graph.inputs],
+        "outputs": list(graph.outputs),
+        "log": [dataclasses.asdict(entry) for entry in graph.log],
+        "weights": plan.as_json(),
+        "files": [dataclasses.asdict(result) for result in results],
+    }
+
+
+main = app(export)
+
+if __name__ == "__main__":
+    main()

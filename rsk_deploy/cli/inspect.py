@@ -1,0 +1,118 @@
+"""rsk-inspect: what a file holds, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rsk_deploy.cli import options as o
+from rsk_deploy.cli.console import Steps, app, say, size, terminal_width
+from rsk_deploy.diff import Difference, diff
+from rsk_deploy.doctor import Finding
+from rsk_deploy.doctor import doctor as look
+from rsk_deploy.errors import UsageError
+from rsk_deploy.inspect import Inspection
+from rsk_deploy.inspect import inspect as examine
+
+
+def inspect(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Any artefact: .rsk, .onnx (packed or not), a checkpoint, a .pt2.")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Every layer with its shapes.")] = False,
+    masks: Annotated[bool, typer.Option("--masks", help="The mask found in every weight, the evidence, and the size in each encoding.")] = False,
+    other: Annotated[Path | None, typer.Option("--diff", metavar="OTHER", help="What is different in another file.")] = None,
+    doctor: Annotated[bool, typer.Option("--doctor", help="What this installation can do, and what to install for the rest.")] = False,
+    as_json: o.AsJson = False,
+    input_shape: o.InputShape = None,
+    dynamic: o.DynamicOption = None,
+    arch: o.Arch = None,
+    arch_args: o.ArchArgs = None,
+    allow_pickle: o.AllowPickle = False,
+    rsk: o.Rsk = o.RskMode.MEAN,
+    rsk_seed: o.RskSeed = 1,
+    version: o.Version = False,
+) -> None:
+    """Show the layers, masks, sizes, folds and provenance of a model file."""
+    if file is None and not doctor:
+        raise UsageError("which file? rsk-inspect FILE (or --doctor alone)")
+    options = o.read_options(input_shape, dynamic, arch, arch_args, allow_pickle, rsk, rsk_seed)
+    findings = look() if doctor else ()
+    first = differences = None
+    with Steps(2, quiet=as_json) as steps:
+        if file:
+            steps.step(f"reading {file}")
+            first = examine(file, options)
+        if first and other:
+            steps.step(f"reading {other}")
+            differences = diff(first.graph, examine(other, options).graph)
+    if as_json:
+        say(json.dumps(document(first, differences, findings), indent=1))
+        return
+    parts = [table(findings)] if doctor else []
+    if first and (differences is None or layers or masks):
+        parts.append(text(first, layers=layers, masks=masks))
+    if differences is not None:
+        parts.append("\n".join(f"{entry.layer or 'network'}: {entry.what}" for entry in differences) or f"{file} and {other} hold the same network.")
+    say("\n\n".join(parts))
+
+
+def table(findings: tuple[Finding, ...]) -> str:
+    """One line a package."""
+    return "\n".join(
+        f"{'✔' if found.version else '✘'} {found.package:12} {found.version or 'missing':12} {found.remedy or found.purpose}" for found in findings
+    )
+
+
+def text(found: Inspection, *, layers: bool, masks: bool) -> str:
+    """The file for people."""
+    inputs = ", ".join(f"{entry.name} {'×'.join(map(str, entry.shape))}" for entry in found.graph.inputs)
+    lines = [f"{found.path}: {found.kind}, {size(found.nbytes)}, {len(found.graph.layers)} layers, {inputs} → {', '.join(found.graph.outputs)}", ""]
+    if layers:
+        shapes = found.graph.shapes()
+        lines += [
+            f"  {layer.name:32} {type(layer).__name__:14} {', '.join('×'.join(map(str, shapes[name])) for name in layer.outputs)}"
+            for layer in found.graph.layers
+        ]
+        lines.append("")
+    lines += [found.report.text(verbose=masks, width=terminal_width()), ""]
+    lines += [f"  {entry.layer}: {entry.action}: {entry.detail}" for entry in found.graph.log]
+    lines += [f"  {key}: {plain(value)}" for key, value in found.provenance.items() if value]
+    return "\n".join(lines)
+
+
+def plain(value: Any) -> str:
+    """A value of the provenance: ``{"pattern": 2}`` → ``pattern 2``."""
+    return ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+
+
+def document(found: Inspection | None, differences: tuple[Difference, ...] | None, findings: tuple[Finding, ...]) -> dict[str, Any]:
+    """Everything, for machines."""
+    result: dict[str, Any] = {}
+    if findings:
+        result["doctor"] = [dataclasses.asdict(finding) for finding in findings]
+    if found:
+        shapes = found.graph.shapes()
+        result |= {
+            "file": str(found.path),
+            "kind": found.kind,
+            "bytes": found.nbytes,
+            "inputs": [dataclasses.asdict(entry) for entry in found.graph.inputs],
+            "outputs": list(found.graph.outputs),
+            "layers": [{"name": layer.name, "op": type(layer).__name__, "shapes": [shapes[name] for name in layer.outputs]} for layer in found.graph.layers],
+            "weights": found.report.as_json(),
+            "log": [dataclasses.asdict(entry) for entry in found.graph.log],
+            "provenance": dict(found.provenance),
+            "meta": dict(found.graph.meta),
+        }
+    if differences is not None:
+        result["diff"] = [dataclasses.asdict(entry) for entry in differences]
+    return result
+
+
+main = app(inspect)
+
+if __name__ == "__main__":
+    main()
