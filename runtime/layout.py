@@ -1,0 +1,162 @@
+"""Where values live: planes with a zeroed halo for convolutions, slots of a concatenation, plain arrays for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rsk_deploy.ir import Shape
+from rsk_deploy.runtime.records import Buffer, View, dense_strides
+
+ALIGNED = 16
+SLACK = 80
+"""Floats behind every buffer that a tile may read: the last tile of a plane goes beyond it."""
+
+
+def rounded(floats: int, multiple: int = ALIGNED) -> int:
+    """The next multiple."""
+    return -(-floats // multiple) * multiple
+
+
+@dataclass
+class Planes:
+    """What the convolutions that touch a group of values need around each plane of theirs. ``width``: positions of a tile."""
+
+    planar: bool = False
+    top: int = 0
+    bottom: int = 0
+    columns: int = 0
+    width: int = 1
+
+    def include(self, other: Planes) -> None:
+        """Satisfy both."""
+        self.planar |= other.planar
+        for name in ("top", "bottom", "columns", "width"):
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
+
+
+class Groups:
+    """Values whose planes must be laid out alike, as a union-find with their common needs."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.parents = {name: name for name in names}
+        self.needs = {name: Planes() for name in self.parents}
+
+    def root(self, name: str) -> str:
+        """The name that stands for the group."""
+        while self.parents[name] != name:
+            name = self.parents[name]
+        return name
+
+    def join(self, *names: str) -> None:
+        """Make one group of all."""
+        first = self.root(names[0])
+        for name in names[1:]:
+            other = self.root(name)
+            if other != first:
+                self.needs[first].include(self.needs.pop(other))
+                self.parents[other] = first
+
+    def require(self, name: str, needs: Planes) -> None:
+        """Add to what the group of ``name`` needs."""
+        self.needs[self.root(name)].include(needs)
+
+    def of(self, name: str) -> Planes:
+        """What the group of ``name`` needs."""
+        return self.needs[self.root(name)]
+
+
+def plain(buffer: Buffer, shape: Shape) -> View:
+    """A whole buffer as an array in C order."""
+    return View(buffer, 0, shape, dense_strides(shape), 0, buffer.floats)
+
+
+def plain_in_arena(shape: Shape) -> View:
+    """A new array."""
+    strides = dense_strides(shape)
+    floats = strides[0] * shape[0] if shape else 1
+    return plain(Buffer("arena", rounded(floats + SLACK)), shape)
+
+
+def planes_in_arena(shape: Shape, needs: Planes) -> View:
+    """New planes: rows ``pitch`` apart, zeros around each plane; ``shape`` is (batch, channels, [height,] width)."""
+    height, width = (1, *shape[2:])[-2:]
+    pitch = width + needs.columns
+    front = rounded(needs.top * pitch + needs.columns)
+    body = (height - 1) * pitch + width
+    plane = rounded(max(front + body + (needs.bottom * pitch + needs.columns), rounded(body, needs.width)))
+    images = shape[1] * plane
+    floats = shape[0] * images + rounded(front + needs.bottom * pitch + needs.columns + pitch + SLACK)
+    buffer = Buffer("arena", floats, layout=(height, width, pitch, front, plane))
+    strides = (images, plane, pitch, 1) if len(shape) == 4 else (images, plane, 1)
+    return View(buffer, front, shape, strides, front, floats - front)
+
+
+def channels(view: View, first: int, count: int) -> View:
+    """Some channels of a view."""
+    offset = view.offset + first * view.strides[1]
+    moved = offset - view.offset
+    return View(view.buffer, offset, (view.shape[0], count, *view.shape[2:]), view.strides, view.before, view.after - moved)
+
+
+def reshaped(view: View, shape: Shape) -> View:
+    """A contiguous view in another shape."""
+    return View(view.buffer, view.offset, shape, dense_strides(shape), view.before, view.after)
+
+
+def broadcast(view: View, shape: Shape) -> View:
+    """The view repeated to a shape, as numpy does."""
+    missing = len(shape) - len(view.shape)
+    strides = [0] * missing + [0 if dim == 1 else stride for dim, stride in zip(view.shape, view.strides, strict=True)]
+    return View(view.buffer, view.offset, shape, tuple(strides), view.before, view.after)
+
+
+def permuted(view: View, order: Sequence[int]) -> View:
+    """The view with its axes in another order."""
+    return View(view.buffer, view.offset, tuple(view.shape[axis] for axis in order), tuple(view.strides[axis] for axis in order), view.before, view.after)
+
+
+def sliced(view: View, axis: int, start: int, count: int, step: int) -> View:
+    """Every ``step``-th element of an axis."""
+    moved = start * view.strides[axis]
+    shape, strides = list(view.shape), list(view.strides)
+    shape[axis], strides[axis] = count, strides[axis] * step
+    return View(view.buffer, view.offset + moved, tuple(shape), tuple(strides), 0, view.after - moved)
+
+
+def split_channels(view: View, groups: int) -> View:
+    """(batch, channels, …) as (batch, groups, channels / groups, …)."""
+    batch, count, *space = view.shape
+    strides = (view.strides[0], view.strides[1] * (count // groups), *view.strides[1:])
+    return View(view.buffer, view.offset, (batch, groups, count // groups, *space), strides, view.before, view.after)
+
+
+def volume(view: View) -> View:
+    """(batch, channels, space…) with three axes of space, the missing ones in front."""
+    missing = 5 - len(view.shape)
+    inner = view.strides[2] if len(view.shape) > 2 else 1
+    shape = (*view.shape[:2], *[1] * missing, *view.shape[2:])
+    row = inner * view.shape[2] if len(view.shape) == 3 else inner
+    return View(view.buffer, view.offset, shape, (*view.strides[:2], *[row] * missing, *view.strides[2:]), view.before, view.after)
+
+
+def place(buffers: Iterable[Buffer]) -> int:
+    """Give every arena buffer its start; buffers of one layout that are not alive at once share. Gives the floats in all."""
+    slots: dict[tuple[int, ...], list[list[int]]] = {}  # layout → [floats, alive until], one for each place
+    chosen = []
+    for buffer in sorted(buffers, key=lambda buffer: (buffer.born, buffer.dies)):
+        known = slots.setdefault(buffer.layout, [])
+        free = [slot for slot in known if slot[1] < buffer.born]
+        slot = min(free, key=lambda slot: (slot[0] < buffer.floats, abs(slot[0] - buffer.floats)), default=None)
+        if slot is None:
+            slot = [0, 0]
+            known.append(slot)
+        slot[:] = max(slot[0], buffer.floats), buffer.dies
+        chosen.append((buffer, slot))
+    starts, total = {}, 0
+    for slot in (slot for known in slots.values() for slot in known):
+        starts[id(slot)] = total
+        total += slot[0]
+    for buffer, slot in chosen:
+        buffer.start = starts[id(slot)]
+    return total

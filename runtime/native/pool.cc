@@ -1,0 +1,89 @@
+#include "pool.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace rsk {
+namespace {
+
+// Steps follow each other within microseconds: a worker looks for the next one this often before it sleeps.
+constexpr int kSpins = 4000;
+constexpr size_t kPieces = 4;  // a thread: one that comes late or leaves early costs little
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+template <class Value>
+void wait_while(const std::atomic<Value>& atomic, Value old) {
+  for (int spin = 0; spin < kSpins; ++spin) {
+    if (atomic.load(std::memory_order_acquire) != old) return;
+    pause();
+  }
+  atomic.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+Pool::Pool(uint32_t threads) : process_(getpid()) {
+  for (uint32_t number = 1; number < threads; ++number) workers_.emplace_back([this] { work(); });
+}
+
+Pool::~Pool() {
+  if (getpid() != process_) {  // a fork has this memory, and none of its threads
+    for (auto& worker : workers_) worker.detach();
+    return;
+  }
+  stop_.store(true, std::memory_order_relaxed);
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  for (auto& worker : workers_) worker.join();
+}
+
+void Pool::run(size_t count, Call call, const void* task) {
+  std::unique_lock lock(busy_, std::defer_lock);
+  if (count <= 1 || workers_.empty() || !lock.try_lock()) {
+    if (count > 0) call(task, 0, count);
+    return;
+  }
+  call_ = call;
+  task_ = task;
+  count_ = count;
+  pieces_ = static_cast<uint32_t>(std::min(count, kPieces * threads()));
+  unfinished_.store(pieces_, std::memory_order_relaxed);
+  unclaimed_.store(pieces_, std::memory_order_release);
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  help();
+  for (uint32_t left = unfinished_.load(std::memory_order_acquire); left != 0; left = unfinished_.load(std::memory_order_acquire)) {
+    wait_while(unfinished_, left);
+  }
+}
+
+// Whoever claims a piece may read the run's fields: the run is not over before the piece is done.
+void Pool::help() {
+  uint32_t left = unclaimed_.load(std::memory_order_acquire);
+  while (left != 0) {
+    if (!unclaimed_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+    const size_t piece = pieces_ - left;
+    call_(task_, count_ * piece / pieces_, count_ * (piece + 1) / pieces_);
+    if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_one();
+    left = unclaimed_.load(std::memory_order_acquire);
+  }
+}
+
+void Pool::work() {
+  for (uint32_t seen = 0;;) {
+    wait_while(generation_, seen);
+    seen = generation_.load(std::memory_order_acquire);
+    if (stop_.load(std::memory_order_relaxed)) return;
+    help();
+  }
+}
+
+}  // namespace rsk

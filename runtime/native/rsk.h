@@ -1,0 +1,51 @@
+// The C API of the runtime. No exceptions, no printing, no global state: every call returns a status, and says in
+// `message` (of `room` bytes, always ended) what was wrong.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct rsk_session rsk_session;
+
+enum rsk_status {
+  RSK_OK = 0,
+  RSK_CORRUPT = 1,      // the plan contradicts itself
+  RSK_UNSUPPORTED = 2,  // the plan asks for what this machine or build does not have
+  RSK_OUT_OF_MEMORY = 3,
+};
+
+typedef struct rsk_memory {
+  uint64_t weights;      // weights, their index, biases and constants
+  uint64_t code;         // generated instructions
+  uint64_t activations;  // the arena of one run
+  uint64_t scratch;      // packed inputs and partial tiles of one run
+  uint64_t contexts;     // how many runs have been in flight at once; each has its own arena and scratch
+} rsk_memory;
+
+// Builds a session from one plan, which is checked completely and may be freed afterwards.
+enum rsk_status rsk_create(const void* plan, size_t bytes, uint32_t threads, rsk_session** session, char* message, size_t room);
+void rsk_destroy(rsk_session* session);
+
+// Runs the network once. Any number of threads may call it. Pointers stand in the plan's order and have rsk_input_floats
+// and rsk_output_floats elements. With `microseconds` (one per step, or null) every step is timed.
+enum rsk_status rsk_run(rsk_session* session, const float* const* inputs, float* const* outputs, double* microseconds, char* message, size_t room);
+
+uint32_t rsk_inputs(const rsk_session* session);
+uint32_t rsk_outputs(const rsk_session* session);
+uint64_t rsk_input_floats(const rsk_session* session, uint32_t index);
+uint64_t rsk_output_floats(const rsk_session* session, uint32_t index);
+uint32_t rsk_steps(const rsk_session* session);
+const char* rsk_step_kernel(const rsk_session* session, uint32_t step);  // lives as long as the session
+rsk_memory rsk_memory_use(rsk_session* session);
+
+// The convolution kernels of this build, best first, as "isa/family"; null after the last.
+const char* rsk_kernel(uint32_t index);
+int rsk_kernel_runs_here(uint32_t index);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,126 @@
+#include "session.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstring>
+#include <exception>
+
+#include "families.h"
+#include "refusal.h"
+
+namespace {
+
+using Maker = rsk::StepPointer (*)(const rsk::Plan&, const rsk::StepRecord&);
+
+constexpr std::array<Maker, static_cast<size_t>(rsk::Op::kCount)> kMakers = {
+    rsk::make_conv,    rsk::make_linear, rsk::make_pool, rsk::make_unary,  rsk::make_binary, rsk::make_scale, rsk::make_reduce,
+    rsk::make_softmax, rsk::make_norm,   rsk::make_lrn,  rsk::make_matmul, rsk::make_copy,   rsk::make_take,  rsk::make_blend,
+};
+
+constexpr uint32_t kMaxThreads = 1024;
+constexpr size_t kMaxScratchFloats = size_t{1} << 36;
+
+void say(const char* text, char* message, size_t room) {
+  if (room == 0) return;
+  std::strncpy(message, text, room - 1);
+  message[room - 1] = '\0';
+}
+
+// Calls body, and turns what it throws into a status.
+template <class Body>
+rsk_status guarded(char* message, size_t room, const Body& body) {
+  try {
+    body();
+    return RSK_OK;
+  } catch (const rsk::Refusal& refusal) {
+    say(refusal.message.c_str(), message, room);
+    return refusal.status;
+  } catch (const std::bad_alloc&) {
+    say("there is not enough memory", message, room);
+  } catch (const std::length_error&) {
+    say("there is not enough memory", message, room);
+  } catch (const std::exception& error) {
+    say(error.what(), message, room);
+  }
+  return RSK_OUT_OF_MEMORY;
+}
+
+}  // namespace
+
+rsk_session::rsk_session(const rsk::Plan& plan, uint32_t threads)
+    : inputs_(rsk::copied(plan.input_floats())),
+      outputs_(rsk::copied(plan.output_floats())),
+      arena_bytes_(plan.arena_floats() * sizeof(float)),
+      constants_(plan.constants().size_bytes()),
+      pool_(std::clamp(threads, uint32_t{1}, kMaxThreads)) {
+  std::copy(plan.constants().begin(), plan.constants().end(), constants_.floats());
+  size_t scratch = 0;
+  for (const rsk::StepRecord& record : plan.steps()) {
+    steps_.push_back(kMakers[static_cast<size_t>(record.op)](plan, record));
+    scratch = std::max(scratch, steps_.back()->scratch_floats());
+  }
+  rsk::expect(scratch <= kMaxScratchFloats, "the plan asks for too much memory");
+  scratch_bytes_ = scratch * sizeof(float);
+}
+
+std::unique_ptr<rsk_session::Workspace> rsk_session::take() {
+  const std::lock_guard lock(mutex_);
+  if (!idle_.empty()) {
+    auto workspace = std::move(idle_.back());
+    idle_.pop_back();
+    return workspace;
+  }
+  auto workspace = std::make_unique<Workspace>(Workspace{rsk::Memory(arena_bytes_), rsk::Memory(scratch_bytes_)});
+  idle_.reserve(++contexts_);
+  return workspace;
+}
+
+void rsk_session::put_back(std::unique_ptr<Workspace> workspace) {
+  const std::lock_guard lock(mutex_);
+  idle_.push_back(std::move(workspace));
+}
+
+void rsk_session::run(const float* const* inputs, float* const* outputs, double* microseconds) {
+  using Clock = std::chrono::steady_clock;
+  auto workspace = take();
+  const rsk::Context context{workspace->arena.floats(), constants_.floats(), inputs, outputs, workspace->scratch.floats(), &pool_};
+  for (size_t step = 0; step < steps_.size(); ++step) {
+    const auto start = microseconds != nullptr ? Clock::now() : Clock::time_point{};
+    steps_[step]->run(context);
+    if (microseconds != nullptr) microseconds[step] = std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+  }
+  put_back(std::move(workspace));
+}
+
+rsk_memory rsk_session::memory() {
+  const std::lock_guard lock(mutex_);
+  rsk_memory use{constants_.bytes(), 0, arena_bytes_, scratch_bytes_, contexts_};
+  for (const auto& step : steps_) {
+    use.weights += step->weight_bytes();
+    use.code += step->code_bytes();
+  }
+  return use;
+}
+
+rsk_status rsk_create(const void* plan, size_t bytes, uint32_t threads, rsk_session** session, char* message, size_t room) {
+  *session = nullptr;
+  return guarded(message, room, [&] { *session = new rsk_session(rsk::Plan(plan, bytes), threads); });
+}
+
+void rsk_destroy(rsk_session* session) { delete session; }
+
+rsk_status rsk_run(rsk_session* session, const float* const* inputs, float* const* outputs, double* microseconds, char* message, size_t room) {
+  return guarded(message, room, [&] { session->run(inputs, outputs, microseconds); });
+}
+
+uint32_t rsk_inputs(const rsk_session* session) { return static_cast<uint32_t>(session->inputs().size()); }
+uint32_t rsk_outputs(const rsk_session* session) { return static_cast<uint32_t>(session->outputs().size()); }
+uint64_t rsk_input_floats(const rsk_session* session, uint32_t index) { return session->inputs()[index]; }
+uint64_t rsk_output_floats(const rsk_session* session, uint32_t index) { return session->outputs()[index]; }
+uint32_t rsk_steps(const rsk_session* session) { return static_cast<uint32_t>(session->steps().size()); }
+const char* rsk_step_kernel(const rsk_session* session, uint32_t step) { return session->steps()[step]->kernel(); }
+rsk_memory rsk_memory_use(rsk_session* session) { return session->memory(); }
+
+const char* rsk_kernel(uint32_t index) { return index < rsk::families().size() ? rsk::families()[index].name : nullptr; }
+int rsk_kernel_runs_here(uint32_t index) { return index < rsk::families().size() && rsk::runs_here(rsk::families()[index].isa) ? 1 : 0; }

@@ -1,0 +1,72 @@
+// A step made ready to run: immutable, shared by all runs; what changes is in the Context.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "plan.h"
+#include "pool.h"
+
+namespace rsk {
+
+// One run's memory.
+struct Context {
+  float* arena;
+  const float* constants;
+  const float* const* inputs;
+  float* const* outputs;
+  float* scratch;
+  Pool* pool;
+
+  const float* at(const Tensor& tensor) const {
+    switch (tensor.space) {
+      case Space::kInput:
+        return inputs[tensor.index] + tensor.offset;
+      case Space::kOutput:
+        return outputs[tensor.index] + tensor.offset;
+      case Space::kConstant:
+        return constants + tensor.offset;
+      case Space::kArena:
+        break;
+    }
+    return arena + tensor.offset;
+  }
+  float* out(const Tensor& tensor) const { return (tensor.space == Space::kOutput ? outputs[tensor.index] : arena) + tensor.offset; }
+};
+
+class Step {
+ public:
+  virtual ~Step() = default;
+  virtual void run(const Context& context) const = 0;
+  virtual size_t scratch_floats() const { return 0; }
+  virtual size_t weight_bytes() const { return 0; }
+  virtual size_t code_bytes() const { return 0; }
+  virtual const char* kernel() const { return "portable"; }
+};
+
+using StepPointer = std::unique_ptr<Step>;
+
+// One maker an operation, in the order of Op. Throws Refusal for a record that contradicts itself.
+StepPointer make_conv(const Plan& plan, const StepRecord& record);
+StepPointer make_linear(const Plan& plan, const StepRecord& record);
+StepPointer make_pool(const Plan& plan, const StepRecord& record);
+StepPointer make_unary(const Plan& plan, const StepRecord& record);
+StepPointer make_binary(const Plan& plan, const StepRecord& record);
+StepPointer make_scale(const Plan& plan, const StepRecord& record);
+StepPointer make_reduce(const Plan& plan, const StepRecord& record);
+StepPointer make_softmax(const Plan& plan, const StepRecord& record);
+StepPointer make_norm(const Plan& plan, const StepRecord& record);
+StepPointer make_lrn(const Plan& plan, const StepRecord& record);
+StepPointer make_matmul(const Plan& plan, const StepRecord& record);
+StepPointer make_copy(const Plan& plan, const StepRecord& record);
+StepPointer make_take(const Plan& plan, const StepRecord& record);
+StepPointer make_blend(const Plan& plan, const StepRecord& record);
+
+template <class Value>
+std::vector<Value> copied(std::span<const Value> values) {
+  return {values.begin(), values.end()};
+}
+
+}  // namespace rsk

@@ -1,0 +1,219 @@
+"""A network ready to run on this machine."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsk_deploy.errors import RskError, UnsupportedError, UsageError
+from rsk_deploy.ir import Dense, Graph, Input, Packed
+from rsk_deploy.runtime import _native
+from rsk_deploy.runtime.choose import candidates
+from rsk_deploy.runtime.plan import check, planned
+from rsk_deploy.runtime.records import Step, encode
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StepProfile:
+    """One step of a run: the layers it computes, the kernel that does, why that one, and how long it took."""
+
+    step: int
+    layers: tuple[str, ...]
+    operation: str
+    kernel: str
+    reason: str
+    microseconds: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a session holds. ``activations`` and ``scratch`` are one run's; ``contexts`` runs have been in flight at once."""
+
+    weights: int
+    code: int
+    activations: int
+    scratch: int
+    contexts: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """The engine for one batch size."""
+
+    engine: _native.Engine
+    steps: tuple[Step, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+class Session:
+    """Runs a network: ``session(x)``, or ``session.run({"input": x})``. Any number of threads may call it.
+
+    ``model`` is a ``.rsk`` or ``.onnx`` path, a packed graph, or a dense one (packed here). ``threads`` defaults to the
+    physical cores. Float32 arrays in C order go in and out. Where the batch is open, every size has its own plan, made on first use.
+    """
+
+    def __init__(self, model: str | Path | Graph[Packed] | Graph[Dense], threads: int | None = None) -> None:
+        if threads is not None and not (type(threads) is int and 1 <= threads <= 1024):
+            raise UsageError(f"threads={threads!r}: a session runs on 1 to 1024 threads")
+        graph = opened(model)
+        check(graph)
+        self._graph: Graph[Packed] | None = graph
+        self._threads = threads if threads is not None else physical_cores()
+        family, isa = os.environ.get("RSK_FORCE_KERNEL") or None, os.environ.get("RSK_FORCE_ISA") or None
+        self._kernels = candidates(_native.kernels(), family, isa, os.environ.get("RSK_JIT") != "0")
+        self._exact = family is not None
+        self._plans: dict[int, _Prepared] = {}
+        self._lock = threading.Lock()
+        if not graph.dynamic:
+            self._prepared(1)
+
+    def __call__(self, *inputs: Array) -> Array | tuple[Array, ...]:
+        """The output for the inputs in the network's order; a tuple where there are several."""
+        graph = self._open()
+        if len(inputs) != len(graph.inputs):
+            raise UsageError(f"{len(inputs)} inputs are given; the network reads {names(graph)}")
+        outputs = tuple(self.run(dict(zip([entry.name for entry in graph.inputs], inputs, strict=True))).values())
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs by name, for inputs by name."""
+        return self._run(inputs, timed=False)[0]
+
+    def profile(self, *inputs: Array) -> tuple[StepProfile, ...]:
+        """Run once, and say of every step what computes it, why, and how long it took."""
+        graph = self._open()
+        if len(inputs) != len(graph.inputs):
+            raise UsageError(f"{len(inputs)} inputs are given; the network reads {names(graph)}")
+        _, times, prepared = self._run(dict(zip([entry.name for entry in graph.inputs], inputs, strict=True)), timed=True)
+        rows = zip(prepared.steps, prepared.engine.kernels(), times, strict=True)
+        return tuple(StepProfile(number, step.layers, step.op, kernel, step.reason, time) for number, (step, kernel, time) in enumerate(rows))
+
+    def memory(self) -> Memory:
+        """What the session holds, over all its batch sizes."""
+        self._open()
+        uses = [prepared.engine.memory() for prepared in self._plans.values()]
+        return Memory(*(sum(column) for column in zip(*uses, strict=True))) if uses else Memory(0, 0, 0, 0, 0)
+
+    def close(self) -> None:
+        """Give the memory back once no run is in flight. A closed session runs no more."""
+        self._graph = None
+        self._plans = {}
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _open(self) -> Graph[Packed]:
+        if self._graph is None:
+            raise UsageError("the session is closed; make a new one")
+        return self._graph
+
+    def _run(self, inputs: Mapping[str, Array], timed: bool) -> tuple[dict[str, Array], list[float], _Prepared]:
+        graph = self._open()
+        arrays = accepted(graph, inputs)
+        prepared = self._prepared(batch_of(graph, arrays))
+        outputs = [np.empty(shape, np.float32) for shape in prepared.shapes]
+        times = prepared.engine.run(arrays, outputs, timed)
+        return dict(zip(graph.outputs, outputs, strict=True)), times, prepared
+
+    def _prepared(self, batch: int) -> _Prepared:
+        prepared = self._plans.get(batch)
+        if prepared is None:
+            with self._lock:
+                prepared = self._plans.get(batch) or self._prepare(batch)
+                self._plans[batch] = prepared
+        return prepared
+
+    def _prepare(self, batch: int) -> _Prepared:
+        graph = self._open()
+        program = planned(graph, batch, self._kernels, self._exact)
+        try:
+            engine = _native.Engine(encode(program), self._threads)
+        except NotImplementedError as error:
+            raise UnsupportedError(str(error)) from error
+        except ValueError as error:
+            raise RskError(f"the runtime refuses its own plan: {error}. This is a bug in rsk-deploy") from error
+        shapes = graph.shapes(batch)
+        bare = tuple(Step(step.op, (), step.output, step.layers, reason=step.reason) for step in program.steps)
+        return _Prepared(engine, bare, tuple(shapes[name] for name in graph.outputs))
+
+
+def opened(model: str | Path | Graph[Packed] | Graph[Dense]) -> Graph[Packed]:
+    """The packed graph."""
+    if isinstance(model, str | Path):
+        return load(model)
+    if not isinstance(model, Graph):
+        raise UsageError(f"a session takes a path or a graph, not {type(model).__name__}; rsk_deploy.read gives the graph of a module")
+    weights = [layer.weight for layer in model.weighted()]
+    if any(isinstance(weight, Dense) for weight in weights):
+        from rsk_deploy.pack import pack
+
+        return pack(model)  # type: ignore[arg-type]  # a graph's weights are all dense or all packed
+    return model  # type: ignore[return-value]  # as above
+
+
+def load(path: str | Path) -> Graph[Packed]:
+    """The packed graph of a file."""
+    from rsk_deploy import store
+
+    return store.load(path)
+
+
+def names(graph: Graph[Packed]) -> str:
+    """The network's inputs, for messages."""
+    return ", ".join(f"{entry.name} ({', '.join(map(str, entry.shape))})" for entry in graph.inputs)
+
+
+def accepted(graph: Graph[Packed], inputs: Mapping[str, Array]) -> list[Array]:
+    """The arrays in the network's order; refuses names, types, shapes and layouts that it does not take."""
+    known = [entry.name for entry in graph.inputs]
+    if missing := [name for name in known if name not in inputs]:
+        raise UsageError(f"input {missing[0]!r} is missing; the network reads {names(graph)}")
+    if unknown := [name for name in inputs if name not in known]:
+        raise UsageError(f"unknown input {unknown[0]!r}; the network reads {names(graph)}")
+    return [checked(entry, inputs[entry.name]) for entry in graph.inputs]
+
+
+def checked(entry: Input, x: Any) -> Array:
+    """The array, if it is one that the network takes."""
+    if not isinstance(x, np.ndarray) and hasattr(x, "__dlpack__"):
+        x = np.from_dlpack(x)
+    if not isinstance(x, np.ndarray):
+        raise UsageError(f"input {entry.name!r} is a {type(x).__name__}; the network reads a float32 array")
+    if x.dtype != np.float32:
+        raise UsageError(f"input {entry.name!r} holds {x.dtype}; the network reads float32. Convert it: x.astype(numpy.float32)")
+    if x.ndim != len(entry.shape) or x.size == 0 or entry.at(x.shape[0] if x.ndim else 1) != x.shape:
+        raise UsageError(f"input {entry.name!r} has shape {x.shape}; the network reads ({', '.join(map(str, entry.shape))})")
+    if not x.flags.c_contiguous:
+        raise UsageError(f"input {entry.name!r} has strides {x.strides} for shape {x.shape}; the network reads C order: numpy.ascontiguousarray(x)")
+    return x
+
+
+def batch_of(graph: Graph[Packed], arrays: list[Array]) -> int:
+    """The batch size that the open inputs share."""
+    sizes = {entry.name: x.shape[0] for entry, x in zip(graph.inputs, arrays, strict=True) if isinstance(entry.shape[0], str)}
+    if len(set(sizes.values())) > 1:
+        raise UsageError(f"the inputs have different batch sizes: {', '.join(f'{name} {size}' for name, size in sizes.items())}")
+    return next(iter(sizes.values()), 1)
+
+
+def physical_cores() -> int:
+    """Cores that this process may use, hyperthreads of one core counted once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    siblings = set()
+    for cpu in allowed:
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        siblings.add(path.read_text() if path.exists() else str(cpu))
+    return max(1, len(siblings))
