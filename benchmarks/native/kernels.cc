@@ -1,0 +1,257 @@
+// How near each kernel comes to the peak of one core: layer shapes × masks, multiply-adds on nonzeros.
+//
+//   kernels [--cold] [--only text] [--isa avx512|avx2]      --cold rotates over copies of the layer that exceed the caches
+//
+// Wide maps read planes with a halo in place; small ones pack a panel for each tile, which is part of the time.
+#include <sched.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "conv.h"
+#include "cpu.h"
+#include "memory.h"
+#include "peak.h"
+
+namespace rsk {
+
+#define KERNEL(name, isa, make) std::unique_ptr<ConvKernel> make(const ConvRequest& request);
+#include "kernels/kernels.def"
+#undef KERNEL
+
+namespace {
+
+struct Row {
+  const char* name;
+  Isa isa;
+  MakeKernel make;
+};
+
+constexpr Row kRows[] = {
+#define KERNEL(name, isa, make) {name, isa, make},
+#include "kernels/kernels.def"
+#undef KERNEL
+};
+
+struct Shape {
+  uint32_t channels, size;
+};
+constexpr Shape kShapes[] = {{64, 32}, {128, 16}, {256, 8}, {512, 4}, {64, 56}, {128, 28}, {256, 14}, {512, 7}};
+const char* const kMasks[] = {"dense", "cross", "4of9", "2of9", "periodic", "90%"};
+
+using Random = std::mt19937;
+
+// The taps of a kernel, one bit each.
+uint32_t taps_of(const std::string& mask, uint32_t out, uint32_t in, Random& random) {
+  if (mask == "dense") return 0x1FF;
+  if (mask == "cross") return 0b010'111'010;
+  if (mask == "periodic") {  // pSC4-P8: four corner squares and one dense kernel in a period of eight
+    constexpr uint32_t kCorners[] = {0b000'011'011, 0b000'110'110, 0b011'011'000, 0b110'110'000};
+    const uint32_t residue = (out + in) % 8;
+    return residue == 7 ? 0x1FF : kCorners[residue % 4];
+  }
+  uint32_t taps = 0;
+  if (mask == "90%") {
+    for (uint32_t tap = 0; tap < 9; ++tap) taps |= (random() % 10 == 0 ? 1U : 0U) << tap;
+    return taps;
+  }
+  const int count = mask == "4of9" ? 4 : 2;
+  while (__builtin_popcount(taps) < count) taps |= 1U << random() % 9;
+  return taps;
+}
+
+struct Layer {
+  std::vector<uint32_t> start{0}, columns;
+  std::vector<float> values;
+};
+
+Layer make_layer(const Shape& shape, const std::string& mask, uint32_t seed) {
+  Random random(seed);
+  Layer layer;
+  for (uint32_t out = 0; out < shape.channels; ++out) {
+    for (uint32_t in = 0; in < shape.channels; ++in) {
+      const uint32_t taps = taps_of(mask, out, in, random);
+      for (uint32_t tap = 0; tap < 9; ++tap) {
+        if ((taps >> tap & 1) == 0) continue;
+        layer.columns.push_back(in * 9 + tap);
+        layer.values.push_back(static_cast<float>(random() % 1000) * 1e-4F + 1e-3F);
+      }
+    }
+    layer.start.push_back(static_cast<uint32_t>(layer.columns.size()));
+  }
+  return layer;
+}
+
+// The input in padded planes (one shared halo column), and where positions lie.
+struct Map {
+  Shape shape;
+  uint32_t vectors;
+  bool panel;
+  uint32_t pitch, plane, positions, tiles;
+  std::vector<int32_t> offsets;
+  Memory input, output, packed;
+  std::vector<uint64_t> keep;
+
+  Map(const Shape& the_shape, uint32_t the_vectors, bool the_panel) : shape(the_shape), vectors(the_vectors), panel(the_panel) {
+    const uint32_t size = shape.size, width = 16 * vectors;
+    pitch = size + 1;
+    plane = (size + 2) * pitch + 1;
+    positions = panel ? size * size : size * pitch - 1;
+    tiles = (positions + width - 1) / width;
+    for (uint32_t row = 0; row < shape.channels * 9; ++row) {
+      offsets.push_back(static_cast<int32_t>(panel ? row * width : row / 9 * plane + row % 9 / 3 * pitch + row % 3));
+    }
+    input = Memory((size_t{shape.channels} * plane + 4 * width) * sizeof(float));
+    output = Memory((size_t{shape.channels} * stride() + 4 * width) * sizeof(float));
+    if (panel) packed = Memory((tiles * panel_floats() + 16) * sizeof(float));  // what the last piece copies too much
+    for (uint32_t channel = 0; channel < shape.channels; ++channel) {
+      for (uint32_t y = 1; y <= size; ++y) {
+        for (uint32_t x = 1; x <= size; ++x) input.floats()[size_t{channel} * plane + y * pitch + x] = static_cast<float>((channel + x * y) % 7) * 0.1F;
+      }
+    }
+    for (uint32_t tile = 0; tile < tiles; ++tile) {
+      uint64_t bits = 0;
+      for (uint32_t i = 0; i < width; ++i) {
+        const uint32_t position = tile * width + i;
+        const bool real = position < positions && (panel || position % pitch < size);
+        bits |= uint64_t{real} << i;
+      }
+      keep.push_back(bits);
+    }
+  }
+
+  size_t panel_floats() const { return size_t{shape.channels} * 9 * 16 * vectors; }
+  size_t stride() const { return size_t{tiles} * 16 * vectors; }
+
+  // The rows of one tile: pieces of at most 16 floats, copied whole (what is copied too much is overwritten by the next).
+  void pack(uint32_t tile) const {
+    const uint32_t size = shape.size, width = 16 * vectors, first = tile * width, last = std::min(first + width, positions);
+    struct Piece {
+      uint32_t from, to;
+    };
+    std::vector<Piece> pieces;
+    for (uint32_t position = first; position < last;) {
+      const uint32_t y = position / size, x = position % size, count = std::min({size - x, last - position, 16U});
+      pieces.push_back({y * pitch + x, position - first});
+      position += count;
+    }
+    float* to = packed.floats() + tile * panel_floats();
+    for (uint32_t channel = 0; channel < shape.channels; ++channel) {
+      for (uint32_t tap = 0; tap < 9; ++tap, to += width) {
+        const float* from = input.floats() + size_t{channel} * plane + tap / 3 * pitch + tap % 3;
+        for (const Piece& piece : pieces) std::memcpy(to + piece.to, from + piece.from, 16 * sizeof(float));
+      }
+    }
+  }
+
+  void run(const ConvKernel& kernel) const {
+    const uint32_t width = 16 * vectors;
+    const auto tile_at = [&](uint32_t tile) {
+      return Tile{panel ? packed.floats() + tile * panel_floats() : input.floats() + size_t{tile} * width,
+                  output.floats() + size_t{tile} * width,
+                  stride(),
+                  nullptr,
+                  0,
+                  keep[tile]};
+    };
+    std::vector<Tile> all;
+    for (uint32_t tile = 0; tile < tiles; ++tile) {
+      if (panel) pack(tile);
+      all.push_back(tile_at(tile));
+    }
+    for (uint32_t block = 0; block < kernel.blocks(); ++block) kernel.run_all(all, block);
+  }
+};
+
+double seconds(const Map& map, const std::vector<std::unique_ptr<ConvKernel>>& kernels) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> times;
+  const auto pass = [&] {
+    const auto start = Clock::now();
+    for (const auto& kernel : kernels) map.run(*kernel);
+    return std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(kernels.size());
+  };
+  const double once = (pass(), pass());
+  const int repeats = std::clamp(static_cast<int>(0.05 / (once * static_cast<double>(kernels.size()))), 5, 200);
+  for (int i = 0; i < repeats; ++i) times.push_back(pass());
+  std::nth_element(times.begin(), times.begin() + repeats / 10, times.end());  // the lowest tenth: others use the machine too
+  return times[static_cast<size_t>(repeats / 10)];
+}
+
+void measure(const Shape& shape, const std::string& mask, const Row& row, bool cold, double peak, const std::string& only) {
+  for (const bool panel : {false, true}) {
+    for (const uint32_t vectors : {1U, 2U, 3U, 4U}) {
+      if (panel ? shape.size > 16 || (vectors - 1) * 16 >= shape.size * shape.size : shape.size < 7) continue;
+      const Map map(shape, vectors, panel);
+      std::vector<std::unique_ptr<ConvKernel>> kernels;
+      size_t bytes = 0, nonzeros = 0;
+      do {
+        const Layer layer = make_layer(shape, mask, static_cast<uint32_t>(kernels.size()));
+        nonzeros = layer.values.size();
+        auto kernel =
+            row.make({{shape.channels, shape.channels * 9, layer.start.data(), layer.columns.data(), layer.values.data()}, map.offsets.data(), {}, vectors});
+        if (kernel == nullptr) return;
+        bytes += kernel->weight_bytes() + kernel->code_bytes();
+        kernels.push_back(std::move(kernel));
+      } while (cold && bytes < (size_t{96} << 20));
+      char label[96];
+      std::snprintf(label, sizeof label, "%3u@%-2u %-8s %-16s %s x%u%s", shape.channels, shape.size, mask.c_str(), row.name, panel ? "panel " : "planes",
+                    vectors, cold ? " cold" : "");
+      if (std::string(label).find(only) == std::string::npos) continue;
+      const double time = seconds(map, kernels), rate = static_cast<double>(nonzeros) * shape.size * shape.size / time / 1e9;
+      std::printf("%s %8.1f us %6.1f GMAC/s %5.1f %%\n", label, time * 1e6, rate, 100 * rate / peak);
+      std::fflush(stdout);
+    }
+  }
+}
+
+void pin() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(sched_getcpu(), &set);
+  sched_setaffinity(0, sizeof set, &set);
+}
+
+}  // namespace
+
+}  // namespace rsk
+
+int main(int argc, char** argv) {
+  using namespace rsk;
+  bool cold = false;
+  std::string only, isa, shape_text, mask_text;
+  for (int i = 1; i < argc; ++i) {
+    const std::string option = argv[i];
+    if (option == "--cold")
+      cold = true;
+    else if (option == "--only" && i + 1 < argc)
+      only = argv[++i];
+    else if (option == "--isa" && i + 1 < argc)
+      isa = argv[++i];
+    else if (option == "--shape" && i + 1 < argc)
+      shape_text = argv[++i];
+    else if (option == "--mask" && i + 1 < argc)
+      mask_text = argv[++i];
+    else
+      return std::printf("kernels [--cold] [--isa avx512|avx2] [--shape 64@32] [--mask 4of9] [--only text of the line]\n"), 2;
+  }
+  pin();
+  const double peak512 = runs_here(Isa::kAvx512) ? print_peak_avx512() : 0, peak256 = runs_here(Isa::kAvx2) ? print_peak_avx2() : 0;
+  for (const Shape& shape : kShapes) {
+    if (!shape_text.empty() && shape_text != std::to_string(shape.channels) + "@" + std::to_string(shape.size)) continue;
+    for (const char* mask : kMasks) {
+      if (!mask_text.empty() && mask_text != mask) continue;
+      for (const Row& row : kRows) {
+        if (!runs_here(row.isa) || (!isa.empty() && std::string(row.name).rfind(isa, 0) != 0)) continue;
+        measure(shape, mask, row, cold, row.isa == Isa::kAvx512 ? peak512 : peak256, only);
+      }
+    }
+  }
+  return 0;
+}

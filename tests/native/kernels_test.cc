@@ -1,0 +1,278 @@
+// Every kernel of kernels.def that runs here against the obvious loop in double precision, over random layers.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "conv.h"
+#include "cpu.h"
+
+namespace rsk {
+
+#define KERNEL(name, isa, make) std::unique_ptr<ConvKernel> make(const ConvRequest& request);
+#include "kernels/kernels.def"
+#undef KERNEL
+
+namespace {
+
+struct Row {
+  const char* name;
+  Isa isa;
+  MakeKernel make;
+};
+
+constexpr Row kRows[] = {
+#define KERNEL(name, isa, make) {name, isa, make},
+#include "kernels/kernels.def"
+#undef KERNEL
+};
+
+using Random = std::mt19937;
+
+uint32_t below(Random& random, uint32_t limit) { return static_cast<uint32_t>(random() % limit); }
+float value(Random& random) { return static_cast<float>(random() % 2001) / 1000.0F - 1.0F; }
+
+enum class Mask { kDense, kRandom, kPeriodic, kZero, kCount };
+const char* const kMaskNames[] = {"dense", "random", "periodic", "zero"};
+
+// Floats that end where the readable memory ends: generated code that reads too far faults, which no sanitizer would see.
+class GuardedFloats {
+ public:
+  explicit GuardedFloats(size_t count) : count_(count) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), room = (count * sizeof(float) + page - 1) / page * page;
+    bytes_ = room + page;
+    pages_ = static_cast<char*>(mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (pages_ == MAP_FAILED || mprotect(pages_ + room, page, PROT_NONE) != 0) std::abort();
+    data_ = reinterpret_cast<float*>(pages_ + room) - count;
+  }
+  ~GuardedFloats() { munmap(pages_, bytes_); }
+  GuardedFloats(const GuardedFloats&) = delete;
+  GuardedFloats& operator=(const GuardedFloats&) = delete;
+  float* data() const { return data_; }
+  float* begin() const { return data_; }
+  float* end() const { return data_ + count_; }
+
+ private:
+  size_t count_, bytes_ = 0;
+  char* pages_ = nullptr;
+  float* data_ = nullptr;
+};
+
+// A layer, its input and everything that the obvious loop needs.
+struct Layer {
+  Mask mask;
+  bool panel;
+  uint32_t filters, rows, vectors, tiles;
+  std::vector<uint32_t> start{0}, columns;
+  std::vector<float> values, bias, residual;
+  std::unique_ptr<GuardedFloats> x;
+  std::vector<int32_t> offsets;
+  Epilogue epilogue;
+  size_t origin = 0, tile_step = 0, out_stride = 0;
+  std::vector<uint64_t> keep;
+
+  explicit Layer(Random& random) {
+    mask = static_cast<Mask>(below(random, static_cast<uint32_t>(Mask::kCount)));
+    panel = below(random, 2) == 0;
+    filters = below(random, 4) == 0 ? 1 + below(random, 3) : 1 + below(random, 70);
+    vectors = 1 + below(random, 4);
+    tiles = 1 + below(random, below(random, 8) == 0 ? 40 : 4);
+    make_rows(random);
+    make_weights(random);
+    make_epilogue(random);
+  }
+
+  void make_rows(Random& random) {
+    const uint32_t channels = 1 + below(random, below(random, 3) == 0 ? 120 : 12), kernel = 1 + below(random, 5), dilation = 1 + below(random, 3);
+    rows = channels * kernel * kernel;
+    const uint32_t width = 16 * vectors, pitch = 8 + below(random, 40), plane = pitch * (kernel * dilation + 2) + below(random, 7);
+    for (uint32_t row = 0; row < rows; ++row) {
+      const uint32_t channel = row / (kernel * kernel), tap = row % (kernel * kernel);
+      offsets.push_back(static_cast<int32_t>(panel ? row * width : channel * plane + (tap / kernel * pitch + tap % kernel) * dilation));
+    }
+    const int32_t back = below(random, 2) == 0 ? 0 : offsets.back() / 2;  // offsets of either sign
+    for (int32_t& offset : offsets) offset -= back;
+    origin = static_cast<size_t>(back);
+    tile_step = panel ? 0 : width;
+    const int32_t last = *std::max_element(offsets.begin(), offsets.end());
+    x = std::make_unique<GuardedFloats>(static_cast<size_t>(back + last) + tile_step * (tiles - 1) + width);
+    for (float& element : *x) element = value(random);
+  }
+
+  void make_weights(Random& random) {
+    const uint32_t period = 1 + below(random, 5), keeps = 1 + below(random, 9);
+    for (uint32_t filter = 0; filter < filters; ++filter) {
+      const bool empty = below(random, 10) == 0 && mask == Mask::kRandom;
+      for (uint32_t row = 0; row < rows && !empty; ++row) {
+        const bool used =
+            mask == Mask::kDense || (mask == Mask::kRandom && below(random, 9) < keeps) || (mask == Mask::kPeriodic && (filter + row) % period == 0);
+        if (!used) continue;
+        columns.push_back(row);
+        values.push_back(value(random));
+      }
+      start.push_back(static_cast<uint32_t>(columns.size()));
+    }
+  }
+
+  void make_epilogue(Random& random) {
+    epilogue.activation = static_cast<Activation>(below(random, 7));
+    epilogue.alpha = epilogue.activation == Activation::kClip ? -0.5F : 0.1F;
+    epilogue.beta = 1.5F;
+    epilogue.residual = below(random, 2) == 0;
+    bias.resize(filters);
+    for (float& element : bias) element = value(random);
+    if (below(random, 2) == 0) epilogue.bias = bias.data();
+    out_stride = size_t{16} * vectors * tiles + below(random, 5);
+    residual.resize(out_stride * filters);
+    for (float& element : residual) element = value(random);
+    for (uint32_t tile = 0; tile < tiles; ++tile) keep.push_back(below(random, 2) == 0 ? ~uint64_t{0} : (uint64_t{random()} << 32 | random()));
+  }
+
+  ConvRequest request() const { return {{filters, rows, start.data(), columns.data(), values.data()}, offsets.data(), epilogue, vectors}; }
+
+  std::string describe() const {
+    return std::string(kMaskNames[static_cast<int>(mask)]) + (panel ? " panel, " : " planes, ") + std::to_string(filters) + " filters, " +
+           std::to_string(rows) + " rows, " + std::to_string(vectors) + " vectors, " + std::to_string(tiles) + " tiles, activation " +
+           std::to_string(static_cast<int>(epilogue.activation));
+  }
+};
+
+double activate(const Epilogue& epilogue, double x) {
+  switch (epilogue.activation) {
+    case Activation::kNone:
+      return x;
+    case Activation::kRelu:
+      return std::max(x, 0.0);
+    case Activation::kClip:
+      return std::clamp(x, double{epilogue.alpha}, double{epilogue.beta});
+    case Activation::kLeakyRelu:
+      return x < 0 ? x * double{epilogue.alpha} : x;
+    case Activation::kHardSwish:
+      return x * std::clamp(x / 6 + 0.5, 0.0, 1.0);
+    case Activation::kSilu:
+      return x / (1 + std::exp(-x));
+    case Activation::kSigmoid:
+      return 1 / (1 + std::exp(-x));
+  }
+  return x;
+}
+
+// True where every output of the layer is within 4·2⁻²³·Σ|terms| of the obvious loop, halos are zero, and nothing else is written.
+bool agrees(const Layer& layer, const std::vector<float>& out, float untouched) {
+  for (uint32_t filter = 0; filter < layer.filters; ++filter) {
+    for (size_t position = 0; position < layer.out_stride; ++position) {
+      const float got = out[filter * layer.out_stride + position];
+      const size_t width = size_t{16} * layer.vectors, tile = position / width, at = position % width;
+      if (tile >= layer.tiles) {
+        if (got != untouched) return false;
+        continue;
+      }
+      if ((layer.keep[tile] >> at & 1) == 0) {
+        if (got != 0) return false;
+        continue;
+      }
+      double sum = layer.epilogue.bias != nullptr ? double{layer.bias[filter]} : 0, size = std::abs(sum);
+      for (uint32_t i = layer.start[filter]; i < layer.start[filter + 1]; ++i) {
+        const size_t from = static_cast<size_t>(static_cast<int64_t>(layer.origin + tile * layer.tile_step + at) + layer.offsets[layer.columns[i]]);
+        const double term = double{layer.values[i]} * double{layer.x->data()[from]};
+        sum += term, size += std::abs(term);
+      }
+      if (layer.epilogue.residual) {
+        const double term = double{layer.residual[filter * layer.out_stride + position]};
+        sum += term, size += std::abs(term);
+      }
+      // An activation's own rounding: its result and slopes are at most |sum| + 1 here.
+      const double own = layer.epilogue.activation == Activation::kNone ? 0 : 1 + std::abs(sum);
+      if (!(std::abs(double{got} - activate(layer.epilogue, sum)) <= 4 * std::ldexp(size + own, -23))) {
+        std::printf("filter %u position %zu: %.9g, not %.9g (sum of magnitudes %.3g)\n", filter, position, double{got}, activate(layer.epilogue, sum), size);
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+bool computes(const Layer& layer, const ConvKernel& kernel, bool one_by_one) {
+  constexpr float kUntouched = 777;
+  std::vector<float> out(layer.out_stride * layer.filters, kUntouched);
+  std::vector<Tile> tiles;
+  for (uint32_t tile = 0; tile < layer.tiles; ++tile) {
+    const size_t at = size_t{16} * layer.vectors * tile;
+    tiles.push_back({layer.x->data() + layer.origin + tile * layer.tile_step, out.data() + at, layer.out_stride, layer.residual.data() + at, layer.out_stride,
+                     layer.keep[tile]});
+  }
+  for (uint32_t block = 0; block < kernel.blocks(); ++block) {
+    if (!one_by_one) kernel.run_all(tiles, block);
+    for (size_t tile = 0; one_by_one && tile < tiles.size(); ++tile) kernel.run(tiles[tile], block);
+  }
+  return agrees(layer, out, kUntouched);
+}
+
+int test_random_layers(uint32_t count) {
+  int failures = 0;
+  std::vector<uint32_t> made(std::size(kRows));
+  for (uint32_t seed = 0; seed < count; ++seed) {
+    Random random(seed);
+    const Layer layer(random);
+    for (size_t i = 0; i < std::size(kRows); ++i) {
+      const Row& row = kRows[i];
+      if (!runs_here(row.isa)) continue;
+      const char* refusal = nullptr;
+      ConvRequest request = layer.request();
+      request.refusal = &refusal;
+      const auto kernel = row.make(request);
+      if (kernel == nullptr && refusal != nullptr) continue;
+      ++made[i];
+      if (kernel != nullptr && std::strcmp(kernel->name(), row.name) == 0 && computes(layer, *kernel, false) && computes(layer, *kernel, true)) continue;
+      std::printf("FAIL %s, seed %u: %s\n", row.name, seed, layer.describe().c_str());
+      ++failures;
+    }
+  }
+  for (size_t i = 0; i < std::size(kRows); ++i) {
+    std::printf("%-20s %u layers\n", kRows[i].name, made[i]);
+    if (runs_here(kRows[i].isa) && made[i] < count / 3) std::printf("FAIL %s refuses too many layers\n", kRows[i].name), ++failures;
+  }
+  return failures;
+}
+
+// What a kernel cannot do it says.
+int test_refusals() {
+  const uint32_t start[] = {0, 1, 2}, columns[] = {0, 1};
+  const float values[] = {1, 2};
+  const int32_t offsets[] = {0, 1 << 29};
+  int failures = 0;
+  for (const Row& row : kRows) {
+    const bool unrolled = std::strstr(row.name, "unrolled") != nullptr, shared = std::strstr(row.name, "shared") != nullptr;
+    const auto says = [&](ConvRequest request, const char* expected) {
+      const char* refusal = nullptr;
+      request.refusal = &refusal;
+      const bool made = row.make(request) != nullptr;
+      if (expected == nullptr ? made : !made && refusal != nullptr && std::strcmp(refusal, expected) == 0) return;
+      std::printf("FAIL %s says '%s', not '%s'\n", row.name, refusal, expected);
+      ++failures;
+    };
+    ConvRequest request{{2, 2, start, columns, values}, offsets, {}, 1};
+    says(request, unrolled ? "the input is larger than an instruction can address" : shared ? "fewer than 4 filters share a list of taps" : nullptr);
+    request.generate_code = false;
+    if (unrolled) says(request, "generated code is switched off");
+  }
+  return failures;
+}
+
+}  // namespace
+
+}  // namespace rsk
+
+int main(int argc, char** argv) {
+  const uint32_t count = argc > 1 ? static_cast<uint32_t>(std::stoul(argv[1])) : 400;
+  const int failures = rsk::test_random_layers(count) + rsk::test_refusals();
+  std::printf("%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}

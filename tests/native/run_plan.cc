@@ -1,0 +1,122 @@
+// Creates and runs sessions from plan files, and from damaged copies of them: any refusal is fine, a crash is not.
+//   run_plan FILE… [--mutations N] [--threads N]     built with sanitizers by tests/native/sanitize.sh
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <new>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "rsk.h"
+
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+constexpr std::uint64_t kMostBytes = std::uint64_t{64} << 20;  // a damaged plan that asks for more is created but not run
+
+struct Aligned {
+  explicit Aligned(const std::vector<char>& bytes)
+      : size(bytes.size()), data(static_cast<char*>(std::aligned_alloc(kAlignment, (size + kAlignment) / kAlignment * kAlignment))) {
+    std::memcpy(data, bytes.data(), size);
+  }
+  Aligned(const Aligned&) = delete;
+  Aligned& operator=(const Aligned&) = delete;
+  ~Aligned() { std::free(data); }
+
+  std::size_t size;
+  char* data;
+};
+
+// Runs the plan once per thread; false if it is refused.
+bool run(const Aligned& plan, std::uint32_t threads) {
+  char message[256] = "";
+  rsk_session* session = nullptr;
+  if (rsk_create(plan.data, plan.size, threads, &session, message, sizeof message) != RSK_OK) return message[0] == '\0';
+  const rsk_memory use = rsk_memory_use(session);
+  std::uint64_t bytes = use.activations + use.scratch;
+  for (std::uint32_t i = 0; i < rsk_inputs(session); ++i) bytes += 4 * rsk_input_floats(session, i);
+  for (std::uint32_t i = 0; i < rsk_outputs(session); ++i) bytes += 4 * rsk_output_floats(session, i);
+  const auto once = [&] {
+    std::vector<std::vector<float>> inputs, outputs;
+    std::vector<const float*> from;
+    std::vector<float*> to;
+    for (std::uint32_t i = 0; i < rsk_inputs(session); ++i) inputs.emplace_back(rsk_input_floats(session, i), 0.5F);
+    for (std::uint32_t i = 0; i < rsk_outputs(session); ++i) outputs.emplace_back(rsk_output_floats(session, i));
+    for (const auto& input : inputs) from.push_back(input.data());
+    for (auto& output : outputs) to.push_back(output.data());
+    std::vector<double> microseconds(rsk_steps(session));
+    char problem[256];
+    rsk_run(session, from.data(), to.data(), microseconds.data(), problem, sizeof problem);
+  };
+  if (bytes <= kMostBytes) {
+    std::vector<std::thread> runs;
+    for (std::uint32_t i = 1; i < threads; ++i) runs.emplace_back(once);
+    once();
+    for (auto& thread : runs) thread.join();
+  }
+  rsk_destroy(session);
+  return true;
+}
+
+void damage(std::vector<char>& plan, std::mt19937_64& random) {
+  const std::size_t structure = std::min<std::size_t>(plan.size(), 16384);
+  for (std::uint64_t count = 1 + random() % 3; count > 0; --count) {
+    const std::size_t at = random() % (random() % 8 == 0 ? plan.size() : structure);
+    switch (random() % 4) {
+      case 0:
+        plan[at] = static_cast<char>(random());
+        break;
+      case 1:
+        plan[at] = static_cast<char>(plan[at] ^ (1 << random() % 8));
+        break;
+      case 2:
+        plan[at] = static_cast<char>(random() % 2 != 0 ? 0 : -1);
+        break;
+      default: {
+        const std::size_t word = at / 8 * 8;
+        const std::uint64_t value = random() >> (random() % 64);
+        if (word + 8 <= plan.size()) std::memcpy(plan.data() + word, &value, 8);
+      }
+    }
+  }
+  if (random() % 32 == 0) plan.resize(random() % plan.size());
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  std::uint32_t threads = 1;
+  std::uint64_t mutations = 0, refused = 0, plans = 0;
+  std::vector<std::vector<char>> files;
+  for (int i = 1; i < count; ++i) {
+    const std::string argument = arguments[i];
+    if (argument == "--threads" || argument == "--mutations") {
+      const auto value = std::strtoull(i + 1 < count ? arguments[++i] : "0", nullptr, 10);
+      (argument == "--threads" ? static_cast<void>(threads = static_cast<std::uint32_t>(value)) : static_cast<void>(mutations = value));
+      continue;
+    }
+    std::ifstream file(argument, std::ios::binary);
+    files.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  }
+  for (const auto& file : files) {
+    if (!run(Aligned(file), threads)) {
+      std::puts("a sound plan was refused");
+      return 1;
+    }
+    std::mt19937_64 random(plans++);
+    for (std::uint64_t i = 0; i < mutations; ++i) {
+      auto broken = file;
+      damage(broken, random);
+      refused += run(Aligned(broken), threads) ? 0 : 1;
+    }
+  }
+  std::printf("%llu plans, %llu damaged copies, %llu of them refused\n", static_cast<unsigned long long>(plans),
+              static_cast<unsigned long long>(mutations * plans), static_cast<unsigned long long>(refused));
+  return 0;
+}

@@ -1,0 +1,297 @@
+"""rsk-export as its users meet it: a process, its output, its exit code, and what lies on disk afterwards."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import rsk_deploy as rsk
+from rsk_deploy.cli.export import main
+from rsk_deploy.converters import onnx as onnx_converter
+from rsk_deploy.diff import diff
+
+COMMAND = [sys.executable, "-m", "rsk_deploy.cli.export"]
+
+
+def export(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def onnx_model(checkpoints, tmp_path_factory):
+    """The 4-of-9 net as an ONNX file, which is read without torch."""
+    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    rsk.export(checkpoints["psconv"], path, verify=False)
+    return path
+
+
+def test_a_checkpoint_needs_no_flag(checkpoints, tmp_path):
+    result = export(checkpoints["psconv"], "--format", "onnx,rsk", "-o", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert left_in(tmp_path) == ["psconv.onnx", "psconv.rsk"]
+    assert "4 of 9" in result.stdout
+    assert result.stdout.count("✔") == 2
+    assert "max |Δ|" in result.stdout
+    assert rsk.load(tmp_path / "psconv.onnx") == rsk.load(tmp_path / "psconv.rsk")
+
+
+def test_rsk_mean_says_that_it_is_dense_and_why(checkpoints, tmp_path):
+    result = export(checkpoints["rsk"], "--format", "rsk", "-o", tmp_path, "-v")
+    assert result.exit_code == 0, result.stderr
+    assert "dense" in result.stdout
+    assert "topk" in result.stdout
+
+
+@pytest.mark.parametrize("mode", ["topk", "sample"])
+def test_rsk_modes_that_change_the_function_say_by_how_much(checkpoints, tmp_path, mode):
+    result = export(checkpoints["rsk"], "--format", "rsk", "-o", tmp_path, "--rsk", mode)
+    assert result.exit_code == 0, result.stderr
+    assert "drift from the mean" in result.stdout
+
+
+def test_json_is_one_document(checkpoints, tmp_path):
+    result = export(checkpoints["psconv"], "--format", "onnx,rsk", "-o", tmp_path, "--json")
+    document = json.loads(result.stdout)
+    assert [file["format"] for file in document["files"]] == ["onnx", "rsk"]
+    assert all(file["verification"]["comparison"]["outputs"] for file in document["files"])
+
+
+def test_a_dry_run_writes_nothing(checkpoints, tmp_path):
+    result = export(checkpoints["psconv"], "--format", "onnx", "-o", tmp_path / "new", "--dry-run")
+    assert result.exit_code == 0
+    assert left_in(tmp_path) == []
+
+
+def test_quiet_prints_nothing(checkpoints, tmp_path):
+    result = export(checkpoints["psconv"], "--format", "rsk", "-o", tmp_path, "-q")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_a_sample_with_labels_gives_accuracy(checkpoints, tmp_path):
+    np.savez(tmp_path / "sample.npz", input=np.random.default_rng(0).normal(size=(5, 3, 16, 16)), labels=np.arange(5))
+    result = export(checkpoints["psconv"], "--format", "rsk", "-o", tmp_path / "out", "--sample", tmp_path / "sample.npz")
+    assert result.exit_code == 0, result.stderr
+    assert "accuracy" in result.stdout
+
+
+@pytest.fixture
+def wrong_converter(monkeypatch):
+    """A converter that gets one weight wrong."""
+    right = onnx_converter.write
+
+    def write(graph, path, **options):
+        import onnx
+
+        right(graph, path, **options)
+        model = onnx.load(path)
+        bias = next(tensor for tensor in model.graph.initializer if tensor.name == "features.4.bias")
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
+        onnx.save(model, path)
+
+    monkeypatch.setattr(onnx_converter, "write", write)
+
+
+@pytest.mark.usefixtures("wrong_converter")
+def test_a_wrong_file_is_not_handed_out(checkpoints, tmp_path):
+    result = export(checkpoints["psconv"], "--format", "onnx", "-o", tmp_path)
+    assert result.exit_code == 3
+    assert "The first layer that differs is features.4" in result.stderr
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.usefixtures("wrong_converter")
+def test_a_wrong_file_does_not_replace_a_good_one(checkpoints, tmp_path):
+    (tmp_path / "psconv.onnx").write_text("the old one")
+    result = export(checkpoints["psconv"], "--format", "onnx", "-o", tmp_path, "--force")
+    assert result.exit_code == 3
+    assert left_in(tmp_path) == ["psconv.onnx"]
+    assert (tmp_path / "psconv.onnx").read_text() == "the old one"
+
+
+def test_an_existing_file_is_replaced_only_by_force(checkpoints, tmp_path):
+    (tmp_path / "psconv.rsk").write_text("the old one")
+    result = export(checkpoints["psconv"], "--format", "rsk", "-o", tmp_path)
+    assert result.exit_code == 2
+    assert "--force" in result.stderr
+    assert (tmp_path / "psconv.rsk").read_text() == "the old one"
+    assert export(checkpoints["psconv"], "--format", "rsk", "-o", tmp_path, "--force").exit_code == 0
+    assert rsk.load(tmp_path / "psconv.rsk")
+
+
+def test_the_model_itself_is_never_overwritten(checkpoints, tmp_path):
+    assert export(checkpoints["psconv"], "--format", "onnx", "-o", tmp_path).exit_code == 0
+    result = export(tmp_path / "psconv.onnx", "--format", "onnx", "-o", tmp_path, "--force")
+    assert result.exit_code == 2
+    assert "is the model itself" in result.stderr
+
+
+USAGE = [
+    (["--format", "onxx"], "Did you mean 'onnx'?"),
+    (["--format", "rsk", "--opset", "18"], "--opset is an option of --format onnx"),
+    (["--format", "rsk", "--weights", "patern"], "Did you mean 'pattern'?"),
+    (["--format", "rsk", "--input-shape", "1,three"], "write positive numbers as in 1,3,32,32"),
+    (["--format", "rsk", "--arch-args", "classes"], "write KEY=VALUE"),
+    (["--format", "rsk", "--sample", "absent.npy"], "no such file"),
+    (["--format", "rsk", "--input-shape", "1,4,16,16"], "4"),
+    (["--format", "rsk", "--weights", "periodic"], "periodic"),
+    (["--format", "rsk", "--rsk", "largest"], "topk"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), USAGE, ids=[" ".join(arguments) for arguments, _ in USAGE])
+def test_a_wrong_request_is_a_sentence(checkpoints, tmp_path, arguments, sentence):
+    result = export(checkpoints["psconv"], "-o", tmp_path, *arguments)
+    assert result.exit_code == 2, result.output
+    assert sentence in result.stderr
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "sentence"),
+    [
+        ("absent.pt", None, 2, "no such file"),
+        ("empty.pt", b"", 5, "empty"),
+        ("empty.onnx", b"", 5, "empty"),
+        ("folder.pt/", None, 2, "is a folder"),
+        ("model.xyz", b"x", 2, "no reader for '.xyz'"),
+        ("noise.pt", b"noise" * 99, 5, "noise.pt"),
+        ("noise.onnx", b"noise" * 99, 5, "noise.onnx"),
+        ("noise.pt2", b"noise" * 99, 5, "noise.pt2"),
+        ("noise.safetensors", b"noise" * 99, 5, "noise.safetensors"),
+    ],
+)
+def test_a_file_that_is_no_model_is_a_sentence(tmp_path, name, content, code, sentence):
+    if name.endswith("/"):
+        (tmp_path / name).mkdir()
+    elif content is not None:
+        (tmp_path / name).write_bytes(content)
+    result = export(tmp_path / name, "--format", "rsk", "-o", tmp_path / "out", "--arch", "cnn6", "--input-shape", "1,3,16,16")
+    assert result.exit_code == code, result.output
+    assert sentence in result.stderr
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_truncated_checkpoint_is_a_sentence(checkpoints, tmp_path):
+    path = tmp_path / "cut.pt"
+    path.write_bytes(checkpoints["psconv"].read_bytes()[:-1000])
+    result = export(path, "--format", "rsk", "-o", tmp_path / "out")
+    assert result.exit_code == 5, result.output
+    assert "cut.pt" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"), [("file/out", "is a file; choose another folder"), ("/proc/out", "cannot make this folder"), ("a" * 300, "too long")]
+)
+def test_a_folder_that_cannot_be_made_is_a_sentence(onnx_model, tmp_path, place, sentence):
+    (tmp_path / "file").touch()
+    result = export(onnx_model, "--format", "rsk", "-o", tmp_path / place)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
+def test_output_that_cannot_be_printed_is_a_sentence(onnx_model, tmp_path):
+    with open("/dev/full", "w") as full:
+        arguments = [*COMMAND, onnx_model, "--format", "rsk", "-o", tmp_path]
+        result = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 2
+    assert "No space left" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_packed_file_is_a_model_too(checkpoints, tmp_path):
+    assert export(checkpoints["psconv"], "--format", "rsk", "-o", tmp_path).exit_code == 0
+    result = export(tmp_path / "psconv.rsk", "--format", "onnx", "-o", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert not diff(rsk.load(tmp_path / "psconv.onnx"), rsk.load(tmp_path / "psconv.rsk"))
+
+
+def test_one_encoding_for_all_leaves_weights_without_zeros_dense(onnx_model, tmp_path):
+    result = export(onnx_model, "--format", "rsk", "-o", tmp_path, "--weights", "csr")
+    assert result.exit_code == 0, result.stderr
+    assert {layer.name: layer.weight.format for layer in rsk.load(tmp_path / "net.rsk").weighted()} == {
+        **{f"features.{index}": "csr" for index in (0, 4, 8)},
+        **{f"classifier.{index}": "dense" for index in (1, 4, 6)},
+    }
+
+
+def test_the_version_is_told():
+    assert export("--version").stdout.startswith("rsk-deploy 0.")
+
+
+def test_a_full_disk_leaves_nothing(onnx_model, tmp_path):
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    result = subprocess.run(
+        [*COMMAND, onnx_model, "--format", "onnx,rsk", "-o", tmp_path / "out"], capture_output=True, text=True, preexec_fn=limit, check=False
+    )
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert left_in(tmp_path / "out") == []
+
+
+VERIFY_FOREVER = """
+import sys, time
+from rsk_deploy.cli.export import main
+from rsk_deploy.converters import onnx
+
+def runner(*_):
+    open(sys.argv[-1], "w").close()
+    time.sleep(60)
+
+onnx.runner = runner
+main(sys.argv[1:-1])
+"""
+
+
+def test_an_interrupt_leaves_nothing(onnx_model, tmp_path):
+    arguments = [sys.executable, "-c", VERIFY_FOREVER, onnx_model, "--format", "onnx", "-o", tmp_path / "out", tmp_path / "verifying"]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "verifying").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert left_in(tmp_path / "out") == []
+
+
+def test_two_processes_write_the_same_bytes(checkpoints, tmp_path):
+    for seed in ("1", "2"):
+        arguments = [*COMMAND, checkpoints["psconv"], "--format", "onnx,rsk", "-o", tmp_path / seed, "-q"]
+        subprocess.run(arguments, env=os.environ | {"PYTHONHASHSEED": seed}, check=True)
+    for name in ("psconv.onnx", "psconv.rsk"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_the_batch_can_stay_open(checkpoints, tmp_path):
+    result = export(checkpoints["psconv"], "--format", "onnx,rsk", "-o", tmp_path, "--dynamic", "batch")
+    assert result.exit_code == 0, result.stderr
+    x = {"x": np.random.default_rng(0).normal(size=(5, 3, 16, 16)).astype(np.float32)}
+    graph = rsk.load(tmp_path / "psconv.rsk")
+    assert graph.dynamic
+    assert onnx_converter.runner(tmp_path / "psconv.onnx")({graph.inputs[0].name: x["x"]})[graph.outputs[0]].shape == (5, 10)
+
+
+def test_half_is_smaller_and_still_verified(checkpoints, tmp_path):
+    sizes = {}
+    for flag in ("--half", "-q"):
+        result = export(checkpoints["psconv"], "--format", "rsk,onnx", "-o", tmp_path / flag, flag)
+        assert result.exit_code == 0, result.stderr
+        sizes[flag] = (tmp_path / flag / "psconv.rsk").stat().st_size
+    assert sizes["--half"] < 0.65 * sizes["-q"]

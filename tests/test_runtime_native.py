@@ -1,0 +1,37 @@
+"""The native half: its stub, and its runs under sanitizers (``make native`` runs its own tests)."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from native.plans import write
+
+ROOT = Path(__file__).parent.parent
+COMPILES = pytest.mark.skipif(not all(map(shutil.which, ("cmake", "c++"))), reason="cmake or the C++ compiler is not installed")
+
+
+def test_the_stub_says_what_the_module_offers(tmp_path):
+    pytest.importorskip("nanobind", reason="nanobind, which writes stubs, is not installed")
+    command = [sys.executable, "-m", "nanobind.stubgen", "-q", "-D", "-m", "rsk_deploy.runtime._native", "-o", str(tmp_path / "_native.pyi")]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)  # it imports from where it runs, first
+    written, generated = ROOT / "runtime" / "_native.pyi", tmp_path / "_native.pyi"
+    assert ast.dump(ast.parse(written.read_text())) == ast.dump(ast.parse(generated.read_text())), "write it again: nanobind.stubgen -D, ruff format"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@COMPILES
+@pytest.mark.parametrize(("sanitizers", "mutations", "threads"), [("address,undefined", 1000, 1), ("address,undefined", 20, 3), ("thread", 0, 3)])
+def test_the_native_runtime_is_clean_under_sanitizers(tmp_path, sanitizers, mutations, threads):
+    write(tmp_path / "plans")
+    plans = sorted(map(str, (tmp_path / "plans").glob("*.plan")))
+    configure = ["cmake", "-S", str(ROOT / "runtime" / "native"), "-B", "build", "-DRSK_PYTHON=OFF", "-DRSK_TESTS=ON", f"-DRSK_SANITIZE={sanitizers}"]
+    for step in (configure, ["cmake", "--build", "build", "-j2"]):
+        subprocess.run(step, check=True, capture_output=True, cwd=tmp_path)
+    command = [str(tmp_path / "build" / "run_plan"), *plans, "--mutations", str(mutations), "--threads", str(threads)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{len(plans)} plans" in result.stdout
