@@ -21,7 +21,7 @@ from rsk_deploy.converters.onnx_layers import write_layer
 from rsk_deploy.converters.onnx_lfsr import write_sequences
 from rsk_deploy.converters.onnx_opset import choose_opset
 from rsk_deploy.errors import MissingExtraError, VerificationError
-from rsk_deploy.ir import FloatArray, Graph, Opaque, Packed
+from rsk_deploy.ir import Constant, FloatArray, Graph, Opaque, Packed
 from rsk_deploy.provenance import provenance, tool_version
 from rsk_deploy.registry import Runner
 
@@ -133,8 +133,10 @@ def _dtypes(graph: Graph[Packed]) -> dict[str, str]:
     for layer in graph.layers:
         if isinstance(layer, Opaque):
             dtypes |= zip(layer.outputs, layer.output_dtypes, strict=True)
+        elif isinstance(layer, Constant):
+            dtypes[layer.outputs[0]] = str(layer.values.dtype)
         else:
-            dtypes[layer.outputs[0]] = dtypes[layer.inputs[0]] if layer.inputs else str(layer.values.dtype)  # type: ignore[attr-defined]  # only a Constant has no input
+            dtypes[layer.outputs[0]] = dtypes[layer.inputs[0]]
     return dtypes
 
 

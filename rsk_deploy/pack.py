@@ -11,6 +11,7 @@ import numpy as np
 from rsk_deploy import masks
 from rsk_deploy.errors import CorruptFileError, RskError, UsageError, about
 from rsk_deploy.ir import Choice, Declared, Dense, FloatArray, Graph, Layer, LogEntry, Mask, Packed, Weighted
+from rsk_deploy.ir.graph import with_options, without_options
 from rsk_deploy.registry import FORMATS, format_named, known, mask_named, regenerate
 
 AUTO = "auto"
@@ -48,7 +49,8 @@ def pack(graph: Graph[Dense], weights: str | Mapping[str, str] = AUTO, *, half: 
             log += notes
         else:
             layers.append(layer)
-    return Graph[Packed](graph.inputs, graph.outputs, tuple(layers), tuple(log), graph.meta)
+    asked = {name: value for name, value in (("weights", weights if isinstance(weights, str) else dict(weights)), ("half", half)) if value and value != AUTO}
+    return Graph[Packed](graph.inputs, graph.outputs, tuple(layers), tuple(log), with_options(graph.meta, **asked))
 
 
 def unpack(graph: Graph[Packed]) -> Graph[Dense]:
@@ -61,7 +63,7 @@ def unpack(graph: Graph[Packed]) -> Graph[Dense]:
         declared = Declared(packed.format, packed.params) if packed.params else None
         return replace(layer, weight=Dense(format_named(packed.format).decode(packed), declared))
 
-    return Graph[Dense](graph.inputs, graph.outputs, tuple(map(dense, graph.layers)), graph.log, graph.meta)
+    return Graph[Dense](graph.inputs, graph.outputs, tuple(map(dense, graph.layers)), graph.log, without_options(graph.meta, "weights", "half"))
 
 
 def requests(graph: Graph[Dense], weights: str | Mapping[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 
 from rsk_deploy.ir import Graph, Json, Packed
+from rsk_deploy.ir.graph import recorded
 from rsk_deploy.registry import format_named
 
 
@@ -39,12 +40,15 @@ def weights_sha256(graph: Graph[Packed]) -> str:
 
 
 def provenance(graph: Graph[Packed], **options: Json) -> dict[str, Json]:
-    """The tool's version, the ``options`` that shape the content, the weights' SHA-256, and counts of mask families, encodings and fold steps."""
+    """Where the content comes from: the tool's version, the options that shape it, the weights' SHA-256, and counts of masks, encodings and folds.
+
+    ``options`` are the writer's own; those of reading and packing are on record in the graph.
+    """
     choices = [layer.weight.choice for layer in graph.weighted()]
     return {
         "tool": "rsk-deploy",
         "tool_version": tool_version(),
-        "options": dict(sorted(options.items())),
+        "options": dict(sorted({**recorded(graph.meta), **options}.items())),
         "weights_sha256": weights_sha256(graph),
         "masks": tally(choice.mask for choice in choices if choice is not None),
         "formats": tally(layer.weight.format for layer in graph.weighted()),

@@ -13,9 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 import rsk_deploy as rsk
+from rsk_deploy import store
 from rsk_deploy.cli.export import main
 from rsk_deploy.converters import onnx as onnx_converter
 from rsk_deploy.diff import diff
+from rsk_deploy.pack import unpack
 
 COMMAND = [sys.executable, "-m", "rsk_deploy.cli.export"]
 
@@ -295,3 +297,18 @@ def test_half_is_smaller_and_still_verified(checkpoints, tmp_path):
         assert result.exit_code == 0, result.stderr
         sizes[flag] = (tmp_path / flag / "psconv.rsk").stat().st_size
     assert sizes["--half"] < 0.65 * sizes["-q"]
+
+
+def test_the_options_that_shape_the_content_are_in_every_file(checkpoints, tmp_path):
+    result = export(checkpoints["rsk"], "--format", "onnx,rsk", "-o", tmp_path, "--rsk", "sample", "--rsk-seed", 3, "--half", "--weights", "bitmask")
+    assert result.exit_code == 0, result.stderr
+    shaped = {"half": True, "rsk": "sample", "rsk_seed": 3, "weights": "bitmask"}
+    assert store.read(tmp_path / "rsk.rsk").provenance["options"] == shaped
+    assert store.read(tmp_path / "rsk.onnx").provenance["options"] == shaped
+    again = rsk.pack(unpack(rsk.load(tmp_path / "rsk.rsk")))
+    assert again.meta["options"] == {"rsk": "sample", "rsk_seed": 3}  # packed anew, with defaults
+
+
+def test_defaults_are_not_recorded_as_options(onnx_model, tmp_path):
+    assert export(onnx_model, "--format", "rsk", "-o", tmp_path).exit_code == 0
+    assert store.read(tmp_path / "net.rsk").provenance["options"] == {}

@@ -397,9 +397,3 @@ def test_every_network_of_the_zoo_is_read(name):
 def test_reading_is_silent(capfd):
     read(conv_net(nn.Conv2d(3, 4, 3)), options())
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("mode", ["topk", "sample"])
-def test_an_rsk_mode_for_a_model_without_random_kernels_is_refused(mode: str) -> None:
-    with pytest.raises(UsageError, match=f"--rsk {mode}: the model has no random sparse layer"):
-        read(torch.nn.Conv2d(3, 4, 3), ReadOptions(input_shape=(1, 3, 8, 8), rsk_mode=mode))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rsk_deploy import reference
-from rsk_deploy.errors import UnsupportedError
+from rsk_deploy.errors import UnsupportedError, UsageError
 from rsk_deploy.ir import Activation
 from rsk_deploy.readers import ReadOptions, read
 
@@ -124,3 +124,9 @@ def test_weights_of_a_state_dict_in_half_precision_are_told(tmp_path):
 def test_a_module_that_converts_to_half_precision_itself_computes_in_it():
     assert read(Calls(lambda conv, x: conv(x).half().float()), ReadOptions(input_shape=SHAPE)).half
     assert not read(Calls(lambda conv, x: conv(x)), ReadOptions(input_shape=SHAPE)).half
+
+
+@pytest.mark.parametrize("mode", ["topk", "sample"])
+def test_an_rsk_mode_for_a_model_without_random_kernels_is_refused(mode):
+    with pytest.raises(UsageError, match=f"--rsk {mode}: the model has no random sparse layer"):
+        read(nn.Conv2d(3, 4, 3), ReadOptions(input_shape=SHAPE, rsk_mode=mode))

@@ -91,3 +91,21 @@ class Graph(Comparable, Generic[Weight]):
     def with_layers(self, layers: tuple[Layer, ...], *log: LogEntry) -> Graph[Weight]:
         """The same network with other layers, and what was done to get there."""
         return replace(self, layers=layers, log=self.log + log)
+
+
+def with_options(meta: Mapping[str, Json], **options: Json) -> Mapping[str, Json]:
+    """``meta`` that records options which shaped the network, under ``"options"``; defaults are not recorded."""
+    return {**meta, "options": {**recorded(meta), **options}} if options else meta
+
+
+def without_options(meta: Mapping[str, Json], *names: str) -> Mapping[str, Json]:
+    """``meta`` without the record of options that no longer hold."""
+    rest = {name: value for name, value in recorded(meta).items() if name not in names}
+    others = {name: value for name, value in meta.items() if name != "options"}
+    return {**others, "options": rest} if rest else others
+
+
+def recorded(meta: Mapping[str, Json]) -> Mapping[str, Json]:
+    """The options on record; a file may hold anything there."""
+    options = meta.get("options")
+    return options if isinstance(options, Mapping) else {}

@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 from rsk_deploy.errors import CorruptFileError, UsageError
 from rsk_deploy.fold import fold
 from rsk_deploy.ir import Dense, Graph, Json
+from rsk_deploy.ir.graph import with_options
 from rsk_deploy.registry import READERS, Runner
 
 
@@ -74,4 +75,7 @@ def read(model: Any, options: ReadOptions) -> Source:
         if model.stat().st_size == 0:
             raise CorruptFileError(f"{model}: the file is empty")
     source = cast(Reader, importlib.import_module(READERS[suffix])).read(model, options)
-    return replace(source, graph=fold(source.graph))
+    graph = fold(source.graph)
+    if source.before_rsk:
+        graph = replace(graph, meta=with_options(graph.meta, rsk=options.rsk_mode, rsk_seed=options.rsk_seed))
+    return replace(source, graph=graph)

@@ -105,9 +105,10 @@ def binary(node: Node) -> None:
     """An operation on two values; with a constant per channel it is a scale or a shift."""
     kind = BINARY[node.op]
     for index, other in ((0, 1), (1, 0)):
-        if node.builder.exact or kind not in ("add", "mul", "sub") or node.constant(other) is None or node.constant(index) is not None:
+        constant = node.constant(other)
+        if node.builder.exact or kind not in ("add", "mul", "sub") or constant is None or node.constant(index) is not None:
             continue
-        channels = per_channel(node.constant(other).astype(np.float32), node, index)  # type: ignore[union-attr]  # not None above
+        channels = per_channel(constant.astype(np.float32), node, index)
         if channels is None or not np.isfinite(channels).all():
             continue
         node.named_after(other)
