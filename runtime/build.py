@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsk_deploy.ir import Shape
-from rsk_deploy.runtime.layout import Groups, broadcast, channels, place, plain, plain_in_arena, planes_in_arena
+from rsk_deploy.runtime.arena import place
+from rsk_deploy.runtime.layout import Groups, broadcast, channels, plain, plain_in_arena, planes_in_arena
 from rsk_deploy.runtime.records import Buffer, Program, Step, View
 
 
@@ -33,6 +34,7 @@ class Builder:
     decisions: Mapping[str, Any]
     steps: list[Step] = field(default_factory=list)
     views: dict[str, View] = field(default_factory=dict)
+    homes: set[str] = field(default_factory=set)
     copies: dict[str, View] = field(default_factory=dict)
     constants: list[NDArray[np.float32]] = field(default_factory=list)
     constant_floats: int = 0
@@ -50,6 +52,7 @@ class Builder:
         """Where the step that computes ``name`` writes it."""
         if name not in self.views:
             self.views[name] = self._home(name)
+            self.homes.add(name)
         return self.views[name]
 
     def _home(self, name: str) -> View:
@@ -65,9 +68,9 @@ class Builder:
         return plain_in_arena(shape)
 
     def planar(self, name: str) -> View:
-        """The value in planes with the halo of its group, copied if it lives otherwise."""
+        """The value in planes with the halo of its group, copied if it lives otherwise or is part of another's planes."""
         view = self.views[name]
-        if view.buffer.layout:
+        if view.buffer.planar and name in self.homes:
             return view
         if name not in self.copies:
             self.copies[name] = planes_in_arena(self.shapes[name], self.groups.of(name))
@@ -81,6 +84,10 @@ class Builder:
         copy = plain_in_arena(view.shape)
         self.emit(Step("copy", (view,), copy, layers, reason="puts the elements one behind the other"))
         return copy
+
+    def rows(self, view: View) -> View:
+        """The view, copied if the elements of its last axis do not lie one behind the other."""
+        return view if view.strides[-1] == 1 or view.shape[-1] == 1 else self.contiguous(view, ())
 
     def constant(self, values: NDArray[Any]) -> View:
         """Values that no run changes."""
@@ -99,11 +106,10 @@ class Builder:
     def finish(self, inputs: Sequence[str], outputs: Sequence[str]) -> Program:
         """Copy the outputs that live elsewhere, place all buffers."""
         for index, name in enumerate(outputs):
-            if self.direct.get(name) != index or self.views[name].buffer.space != "output":
+            buffer = self.views[name].buffer
+            if (buffer.space, buffer.index) != ("output", index):  # a reshaped output lies in that of its operand
                 home = plain(Buffer("output", int(np.prod(self.shapes[name])), index), self.shapes[name])
                 self.emit(Step("copy", (self.views[name],), home, (), reason=f"hands out {name}"))
-        buffers = {id(view.buffer): view.buffer for step in self.steps for view in (*step.inputs, step.output) if view is not None}
-        floats = place(buffer for buffer in buffers.values() if buffer.space == "arena")
         constants = np.concatenate(self.constants) if self.constants else np.zeros(0, np.float32)
         input_floats, output_floats = ([int(np.prod(self.shapes[name])) for name in names] for names in (inputs, outputs))
-        return Program(self.steps, input_floats, output_floats, constants, floats)
+        return Program(self.steps, input_floats, output_floats, constants, place(self.steps))

@@ -3,33 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from rsk_deploy.errors import UsageError
+from rsk_deploy.runtime.layout import row_pitch
 
 LANES = 16
-RATES = {
-    "shared": (0.80, 0.92, 0.93, 0.87),
-    "unrolled": (0.76, 0.81, 0.77, 0.81),
-    "table": (0.27, 0.32, 0.34, 0.34),
-    "portable": (0.12, 0.2, 0.28, 0.33),
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a kernel reaches. ``rates``: the share of the peak with tiles of 1 to 4 vectors; ``planes`` and ``panel``: what is left of it where the
+    input's own planes are read (loads cross cache lines) or a panel (it has a copy of the input for each tap). ``stream``: what a nonzero costs once an
+    inference because it comes from memory, in vector operations at the peak; ``size``: its bytes, of weight, index and code; ``near``: what is left of
+    the stream's cost where the layer's weights stay in the second-level cache. ``turn``: what a filter costs however few its weights: once a tile (table: for
+    each list of it; unrolled: for each vector).
+    """
+
+    rates: tuple[float, float, float, float]
+    stream: float
+    size: int
+    planes: float = 1.0
+    panel: float = 1.0
+    turn: float = 0.0
+    near: float = 0.3
+
+
+FIGURES = {
+    "shared": Figures((0.94, 0.85, 0.86, 0.80), 0.5, 4, planes=0.96, panel=0.89, turn=49.0, near=0.9),
+    "unrolled": Figures((0.96, 0.94, 0.93, 0.85), 1.7, 11, planes=0.98, panel=0.80, turn=16.0, near=0.9),
+    "table": Figures((0.61, 0.69, 0.68, 0.74), 0.02, 6, planes=0.66, panel=0.93, turn=48.0, near=0.9),
+    "portable": Figures((0.12, 0.2, 0.28, 0.33), 1.5, 8),
+    "avx2/shared": Figures((0.92, 0.92, 0.92, 0.92), 1.4, 4, panel=0.9),
+    "avx2/unrolled": Figures((0.80, 0.80, 0.80, 0.80), 11.0, 26, panel=0.9),
+    "avx2/table": Figures((0.74, 0.82, 0.88, 0.92), 0.15, 6, planes=0.7, turn=20.0),
+    "neon/shared": Figures((0.93, 0.93, 0.93, 0.93), 0.7, 4),
+    "neon/unrolled": Figures((0.96, 0.96, 0.96, 0.96), 2.5, 14),
+    "neon/table": Figures((0.60, 0.68, 0.70, 0.70), 1.0, 6, planes=0.9),
 }
-"""The share of the peak that each family reaches with tiles of 1 to 4 vectors (Zen 5, 64 channels at 32²; ``benchmarks/native``)."""
+"""By family, and by name where an instruction set differs. Zen 5, fitted to every way to run the layers of the benchmarks' networks, whose choice then costs
+4 % more than the best; AVX2 against its own peak, at 32²; tables in the panel. NEON as ``benchmarks/mca.py`` estimates Neoverse V1; streams at 15 GB/s beside
+2.6·10⁹ vector operations a second."""
 
-STREAM = {"shared": 2.7, "unrolled": 11.0, "table": 1.5, "portable": 1.5}
-"""What a nonzero costs once an inference because it comes from memory, in vector operations at the peak; code and weights for unrolled."""
+SCATTERED = 0.6
+"""What is left of the rate where several lists each read some rows of a panel: no prefetcher foresees them."""
 
-NEAR = 0.3
-"""What is left of that where the layer's weights stay in the second-level cache."""
+LIST = 432
+"""Rows of one vector in a list of the table kernel."""
 
 CACHE = 1 << 20
-BYTES = {"shared": 4, "unrolled": 11, "table": 6, "portable": 8}
 FEW = 4
 """Fewer filters with one list of taps than this are no group."""
 
-PACK_VECTOR, PACK_ROW = 1.5, 40.0
-"""Vector operations that packing one vector, and one row, of the panel costs."""
+PACK = 11.0
+"""Vector operations that packing one vector of the panel costs."""
+
+WINOGRAD_LAYERS = "3×3 layers of stride 1, with at least 16 input channels and no pad above 1,"
+WINOGRAD_CHANNELS = 16
+WINOGRAD_RATE, WINOGRAD_STREAM, WINOGRAD_TILE = 0.85, 0.4, 35.0
+"""The share of the peak of Winograd's products; what a transformed weight, and a channel or filter of a tile, costs in vector operations."""
+
+WINOGRAD_TILES = 9
+"""With fewer, the stream of transformed weights, four times as many, costs what the products save (512 channels at 4²: 1180 µs, direct 530)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +83,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Work:
-    """What a convolution has to do. ``lists``: how many different lists of taps its filters have. Axes are depth, height, width."""
+    """What a convolution has to do. ``lists``: how many different lists of taps its filters have. Axes are depth, height, width.
+
+    ``whole``: its outputs lie one behind the other; those of a transposed convolution's phase do not. ``rows``: positions of a row of the
+    input lie one behind the other; those of a linear layer do not.
+    """
 
     batch: int
     channels: int
@@ -56,6 +96,8 @@ class Work:
     nonzeros: int
     lists: int
     axes: tuple[Window, Window, Window]
+    whole: bool = True
+    rows: bool = True
 
     @property
     def positions(self) -> int:
@@ -79,9 +121,14 @@ class Plan:
     exact: bool
     reason: str
 
+    @property
+    def winograd(self) -> bool:
+        """Whether whole planes are transformed."""
+        return self.kernel.endswith("/winograd")
+
 
 def candidates(kernels: Sequence[str], family: str | None, isa: str | None, generate_code: bool = True) -> list[str]:
-    """The kernels that the user allows, best first."""
+    """The kernels that the user allows, best first. Behind a forced Winograd stand the others, for the layers that it cannot do."""
     kernels = [name for name in kernels if generate_code or not name.endswith("/unrolled")]
     families = {name.split("/")[-1] for name in kernels}
     isas = {name.split("/")[0] for name in kernels}
@@ -89,10 +136,12 @@ def candidates(kernels: Sequence[str], family: str | None, isa: str | None, gene
         raise UsageError(f"RSK_FORCE_KERNEL={family}: this machine has the kernel families {', '.join(sorted(families))}")
     if isa is not None and isa not in isas:
         raise UsageError(f"RSK_FORCE_ISA={isa}: this machine has {', '.join(sorted(isas))}")
-    chosen = [name for name in kernels if family in (None, name.split("/")[-1]) and isa in (None, name.split("/")[0])]
+    allowed = [name for name in kernels if isa in (None, name.split("/")[0])]
+    chosen = [name for name in allowed if family in (None, name.split("/")[-1])]
     if not chosen:
         raise UsageError(f"RSK_FORCE_KERNEL={family} and RSK_FORCE_ISA={isa}: there is no such kernel; this machine has {', '.join(kernels)}")
-    return chosen
+    rest = [name for name in allowed if family == "winograd" and name not in chosen]
+    return chosen + rest if rest else sorted(chosen, key=lambda name: name.endswith("/winograd"))
 
 
 def lanes(work: Work, width: int, halo: int | None) -> int:
@@ -102,54 +151,108 @@ def lanes(work: Work, width: int, halo: int | None) -> int:
         return -(-work.positions // width) * width
     if wide.out % width == 0:
         return work.positions
-    return work.batch * -(-((high.out - 1) * (wide.size + halo) + wide.out) // width) * width
+    pitch = row_pitch(wide.size, halo)
+    return work.batch * -(-((high.out - 1) * pitch + wide.out) // width) * width
 
 
-def packing(work: Work) -> float:
-    """Vector operations that the panel costs."""
-    deep, high, wide = work.axes
-    slide, mid = (deep, high) if deep.out > 1 or deep.kernel > 1 else (high, deep)
-    rows = slide.out * min(slide.stride, slide.kernel) + (slide.kernel - 1) * slide.dilation // slide.stride
-    copies = work.batch * work.channels * mid.kernel * wide.kernel * rows * mid.out
-    return copies * (PACK_ROW + PACK_VECTOR * wide.out / LANES)
+def packing(work: Work, lanes_run: int) -> float:
+    """Vector operations that the panel costs: a copy of the input for every tap."""
+    return PACK * work.channels * prod(axis.kernel for axis in work.axes) * lanes_run / LANES
 
 
 def slides_freely(work: Work) -> bool:
     """Whether the input's own planes can be read: every tap is then one offset."""
     deep, high, wide = work.axes
-    return deep.kernel == deep.size == deep.out == high.stride == wide.stride == 1 and all(axis.out <= axis.size for axis in (high, wide))
+    return work.rows and deep.kernel == deep.size == deep.out == high.stride == wide.stride == 1 and all(axis.out <= axis.size for axis in (high, wide))
 
 
-def cost(family: str, nonzeros: int, density: float, vectors: int, lanes_run: int) -> float:
+def cost(work: Work, kernel: str, nonzeros: int, vectors: int, lanes_run: int, packed: bool) -> float:
     """Vector operations at the peak that one inference takes, its stream of weights included."""
-    rate = RATES[family][vectors - 1]
+    family = kernel.split("/")[-1]
+    figures = FIGURES.get(kernel, FIGURES[family])
+    rate = figures.rates[vectors - 1] * (figures.planes if not packed else figures.panel if work.rows else 1.0)  # a linear layer's panel is small
     if family == "unrolled":
-        rate /= 1 + max(0.0, 0.2 - density) * 5  # few filters of a block share a load of the input
-    stream = STREAM[family] * (NEAR if nonzeros * BYTES[family] < CACHE else 1.0)
-    return nonzeros * (lanes_run / LANES / rate + stream)
+        rate /= 1 + max(0.0, 0.3 - nonzeros / work.weights) * 1.8  # few filters of a block share a load of the input
+    if family == "shared" and packed and nonzeros < work.weights and work.lists > 1:
+        rate *= SCATTERED
+    stream = figures.stream * (figures.near if nonzeros * figures.size < CACHE else 1.0)
+    lists = -(-work.weights * vectors // (work.filters * LIST)) if family == "table" else 1
+    turns = work.filters * lists * lanes_run / LANES / (1 if family == "unrolled" else vectors)
+    total = nonzeros * (lanes_run / LANES / rate + stream) + figures.turn * turns
+    return total + (packing(work, lanes_run) if packed else 0)
+
+
+def suits_winograd(work: Work) -> bool:
+    """Whether the layer is one that Winograd's transform computes, within its error."""
+    deep, *plane = work.axes
+    flat = work.whole and deep.kernel == deep.out == deep.size == 1 and work.groups == 1 and work.channels >= WINOGRAD_CHANNELS
+    return flat and all(axis.kernel == 3 and axis.stride == axis.dilation == 1 and axis.begin <= 1 and axis.end <= 1 for axis in plane)
+
+
+def winograd_tiles(work: Work) -> int:
+    """Tiles of 4×4 outputs."""
+    return work.batch * prod(-(-axis.out // 4) for axis in work.axes)
+
+
+def winograd_cost(work: Work) -> float:
+    """Vector operations that the products, the stream of their weights and the transforms take."""
+    tiles = winograd_tiles(work)
+    weights = 36 * work.channels * work.filters
+    return weights * (tiles / LANES / WINOGRAD_RATE + WINOGRAD_STREAM) + WINOGRAD_TILE * tiles * (work.channels + work.filters)
 
 
 def choose(work: Work, kernels: Sequence[str], exact: bool) -> Plan:
-    """The cheapest way to run the layer, with the kernels of the best instruction set alone."""
-    halo = max(work.axes[2].begin, work.axes[2].end)
+    """The cheapest way to run the layer."""
+    return ways(work, kernels, exact)[0][1]
+
+
+def ways(work: Work, kernels: Sequence[str], exact: bool) -> list[tuple[float, Plan]]:
+    """Every way to run the layer with the kernels of the best instruction set, and its cost, the cheapest first.
+
+    If Winograd comes first, that alone where it can.
+    """
     best = kernels[0].split("/")[0]
+    transforming = [name for name in kernels if name == f"{best}/winograd" and suits_winograd(work)]
+    if transforming[:1] == kernels[:1]:
+        return [(0.0, winograd_plan(work, transforming[0], exact))]
+    others = [name for name in kernels if name.startswith(best) and not name.endswith("/winograd")]
+    forced = kernels[0] == f"{best}/winograd"
+    found = direct_ways(work, others, exact and not forced)
+    if transforming and winograd_tiles(work) >= WINOGRAD_TILES:
+        found.append((winograd_cost(work), winograd_plan(work, transforming[0], exact)))
+    if not found:
+        return [(0.0, Plan(kernels[0], filled=False, packed=True, vectors=1, exact=exact, reason="forced"))]
+    if forced:
+        found = [(cost, replace(plan, reason=f"Winograd takes {WINOGRAD_LAYERS} alone; {plan.reason}")) for cost, plan in found]
+    return sorted(found, key=lambda way: way[0])
+
+
+def winograd_plan(work: Work, kernel: str, exact: bool) -> Plan:
+    """Winograd's transform."""
+    filled = "" if work.nonzeros == work.weights else ", zeros written out: Winograd is cheaper here"
+    reason = f"{work.nonzeros / work.weights:.0%} of the weights{filled}; tiles of 4×4 outputs, 36 products for 144"
+    return Plan(kernel, filled=True, packed=True, vectors=1, exact=exact, reason=reason)
+
+
+def direct_ways(work: Work, kernels: Sequence[str], exact: bool) -> list[tuple[float, Plan]]:
+    """The ways to sum every product, and their costs."""
+    halo = max(work.axes[2].begin, work.axes[2].end)
     density = work.nonzeros / work.weights
-    ways: list[tuple[float, Plan]] = []
+    found: list[tuple[float, Plan]] = []
     for kernel in kernels:
-        isa, family = kernel.split("/")[0], kernel.split("/")[-1]
-        if isa != best:
-            continue
+        family = kernel.split("/")[-1]
         for filled in (False, True):
             nonzeros = work.weights if filled else work.nonzeros
             grouped = filled or work.filters >= FEW * work.lists or work.lists == 1
             if (filled and (family != "shared" or density == 1)) or (family == "shared" and not grouped):
                 continue
-            for vectors in range(1, 5):
+            for vectors in range(1, min(4, -(-work.positions // LANES)) + 1):
                 for packed in (True, False) if slides_freely(work) else (True,):
-                    run = lanes(work, vectors * LANES, None if packed else halo)
-                    total = cost(family, nonzeros, density, vectors, run) + (packing(work) if packed else 0)
-                    ways.append((total, Plan(kernel, filled, packed, vectors, exact, told(work, density, filled, packed, vectors, run))))
-    return min(ways, key=lambda way: way[0])[1] if ways else Plan(kernels[0], filled=False, packed=True, vectors=1, exact=exact, reason="forced")
+                    width = LANES if packed and family == "table" else vectors * LANES  # its last tile is as wide as it must be
+                    run = lanes(work, width, None if packed else halo)
+                    total = cost(work, kernel, nonzeros, vectors, run, packed)
+                    found.append((total, Plan(kernel, filled, packed, vectors, exact, told(work, density, filled, packed, vectors, run))))
+    return found
 
 
 def told(work: Work, density: float, filled: bool, packed: bool, vectors: int, run: int) -> str:

@@ -2,62 +2,112 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rsk_deploy.ir import BoolArray, Conv, ConvTranspose, FloatArray, Packed, Shape
+from rsk_deploy.ir import BoolArray, Conv, ConvTranspose, FloatArray, Linear, Packed, Shape
 from rsk_deploy.runtime.build import Builder
-from rsk_deploy.runtime.choose import Plan, Window, Work, choose
+from rsk_deploy.runtime.choose import Plan, Window, Work
 from rsk_deploy.runtime.fuse import CONV_ACTIVATIONS, Unit
-from rsk_deploy.runtime.layout import Groups, Planes, plain_in_arena, planes_in_arena, volume
-from rsk_deploy.runtime.linear import is_linear, lower_as_linear
+from rsk_deploy.runtime.layout import Groups, Planes, lattice, volume
+from rsk_deploy.runtime.linear import across, flat, is_linear, shares, stream
+from rsk_deploy.runtime.phases import ABSENT, Phase, phases
 from rsk_deploy.runtime.records import Step, View
-from rsk_deploy.runtime.weights import Matrix, compressed, filled, support, turned
+from rsk_deploy.runtime.weights import Matrix, Scalar, compressed, decoded, filled, rows_of, support, turned
+
+Choice: TypeAlias = Callable[[Work], Plan]
 
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """How one convolution runs. ``source`` is the shape of what it slides over: the input, or (transposed) the input with zeros between its elements."""
+    """How a convolution computes its output, or (transposed) one phase of it."""
 
     matrix: Matrix
     work: Work
     plan: Plan
     bias: FloatArray | None
-    source: Shape
+    phase: tuple[Phase, ...] = ()
 
 
 def windows(kernel: tuple[int, ...], layer: Conv[Packed], size: Shape, out: Shape) -> tuple[Window, Window, Window]:
     """The axes of a convolution, three of them."""
     rank = len(kernel)
-    axes = [
-        Window(kernel[axis], layer.stride[axis], layer.pads[axis], layer.pads[axis + rank], layer.dilation[axis], size[2 + axis], out[2 + axis])
-        for axis in range(rank)
-    ]
-    missing = [Window(1, 1, 0, 0, 1, 1, 1)] * (3 - rank)
-    deep, high, wide = missing + axes
+    return three(
+        [
+            Window(kernel[axis], layer.stride[axis], layer.pads[axis], layer.pads[axis + rank], layer.dilation[axis], size[2 + axis], out[2 + axis])
+            for axis in range(rank)
+        ]
+    )
+
+
+def three(axes: list[Window]) -> tuple[Window, Window, Window]:
+    """Depth, height and width, the missing ones in front."""
+    deep, high, wide = [ABSENT] * (3 - len(axes)) + axes
     return deep, high, wide
 
 
-def decide(unit: Unit, x: Shape, out: Shape, kernels: list[str], exact: bool) -> Decision | None:
-    """How the unit's convolution runs; None if it is none."""
+def decide(unit: Unit, x: Shape, out: Shape, choice: Choice) -> list[Decision]:
+    """How the unit's convolution runs, in one step or several; none if it is no convolution."""
     layer = unit.layer
-    if not isinstance(layer, Conv | ConvTranspose) or is_linear(unit, x):
-        return None
-    weight, source = layer.weight, x
     if isinstance(layer, ConvTranspose):
-        weight = turned(weight, layer.groups)
-        kernel = weight.shape[2:]
-        spans = [dilation * (size - 1) + 1 for dilation, size in zip(layer.dilation, kernel, strict=True)]
-        source = (*x[:2], *(dim + span - 1 for dim, span in zip(out[2:], spans, strict=True)))
-        axes = windows(kernel, plainly_slid(layer, len(kernel)), source, out)
-    else:
-        axes = windows(weight.shape[2:], layer, x, out)
-    kept = support(weight)
-    work = Work(x[0], x[1], out[1], layer.groups, int(np.count_nonzero(kept)), lists(kept) * layer.groups, axes)
-    plan = choose(work, kernels, exact)
-    matrix = filled(weight, layer.groups) if plan.filled else compressed(weight, kept, layer.groups)
-    return Decision(matrix, work, plan, layer.bias, source)
+        return decide_phases(layer, x, out, choice)
+    if is_linear(unit, x):
+        return decide_product(unit, x, choice)
+    if not isinstance(layer, Conv):
+        return []
+    kept = support(layer.weight)
+    work = Work(x[0], x[1], out[1], layer.groups, int(np.count_nonzero(kept)), lists(kept) * layer.groups, windows(layer.weight.shape[2:], layer, x, out))
+    plan = choice(work)
+    return [Decision(matrix_for(plan, layer.weight, kept, layer.groups), work, plan, layer.bias)]
+
+
+def decide_product(unit: Unit, x: Shape, choice: Choice) -> list[Decision]:
+    """How a linear layer runs as a convolution over its rows; not at all for few rows."""
+    layer: Linear[Packed] | Conv[Packed] = unit.layer  # type: ignore[assignment]  # is_linear says so
+    kept = support(layer.weight)
+    if not shares(unit, x, bool(kept.all())):
+        return []
+    rows = x[:1] if isinstance(layer, Conv) else x[:-1]
+    batch, space = (1, rows) if len(rows) == 1 else (rows[0], rows[1:])
+    axes = three([Window(1, 1, 0, 0, 1, size, size) for size in space])
+    filters, channels = layer.weight.shape[:2]
+    work = Work(batch, channels, filters, 1, int(np.count_nonzero(kept)), lists(kept), axes, rows=False)
+    plan = choice(work)
+    return [Decision(matrix_for(plan, layer.weight, kept, 1), work, plan, layer.bias)]
+
+
+def decide_phases(layer: ConvTranspose[Packed], x: Shape, out: Shape, choice: Choice) -> list[Decision]:
+    """How each phase of a transposed convolution runs."""
+    dense, support_of_all = turned(layer.weight, layer.groups)
+    every = phases(layer, x, out)
+    decisions = []
+    for phase in every:
+        values, kept = picked(dense, phase), picked(support_of_all, phase)
+        work = Work(
+            x[0], x[1], out[1], layer.groups, int(np.count_nonzero(kept)), lists(kept) * layer.groups, three([axis.window for axis in phase]), whole=False
+        )
+        plan = choice(work)
+        places = np.ones_like(kept) if plan.filled else kept
+        decisions.append(Decision(rows_of(values[places], places, layer.groups), work, plan, layer.bias, phase if len(every) > 1 else ()))
+    return decisions
+
+
+def picked(array: NDArray[Scalar], phase: tuple[Phase, ...]) -> NDArray[Scalar]:
+    """The taps of a phase; one tap of zeros where it has none."""
+    for axis, of_axis in enumerate(phase, start=2):
+        array = array.take(of_axis.taps, axis) if of_axis.taps else np.zeros_like(array.take([0], axis))
+    return array
+
+
+def matrix_for(plan: Plan, weight: Packed, kept: BoolArray, groups: int) -> Matrix:
+    """The weights as the plan's kernel reads them: Winograd the values alone."""
+    if plan.winograd:
+        return Matrix(np.zeros(0, np.uint32), np.zeros(0, np.uint32), decoded(weight).reshape(-1).astype(np.float32, copy=False))
+    return filled(weight, groups) if plan.filled else compressed(weight, kept, groups)
 
 
 def lists(kept: BoolArray) -> int:
@@ -65,69 +115,63 @@ def lists(kept: BoolArray) -> int:
     return len({row.tobytes() for row in np.packbits(kept.reshape(len(kept), -1), axis=1)})
 
 
-def plainly_slid(layer: ConvTranspose[Packed], rank: int) -> Conv[Packed]:
-    """The convolution that slides over the stuffed input."""
-    return Conv(
-        name=layer.name, inputs=layer.inputs, outputs=layer.outputs, weight=layer.weight, stride=(1,) * rank, pads=(0,) * 2 * rank, dilation=layer.dilation
-    )
-
-
 def require(groups: Groups, unit: Unit, decision: Decision, shapes: dict[str, Shape]) -> None:
     """Tell the layout what the convolution needs around its planes."""
     name, out = unit.layer.inputs[0], unit.output
-    if len(shapes[out]) > 4:
+    if decision.plan.winograd or not decision.work.rows:
         return
     _, high, wide = decision.work.axes
     width = decision.plan.vectors * 16
-    groups.require(out, Planes(planar=True, width=width))
     together = [out] if unit.residual is None else [out, unit.residual]
-    if not decision.plan.packed and isinstance(unit.layer, Conv):
+    if not decision.plan.packed:
         groups.require(name, Planes(planar=True, top=high.begin, bottom=high.end, columns=max(wide.begin, wide.end)))
         if (high.size, wide.size) == (high.out, wide.out):
             together.append(name)
+    if decision.phase or len(shapes[out]) > 4:
+        return
+    groups.require(out, Planes(planar=True, width=width))
     if wide.out % width:
         groups.join(*together)
 
 
-def lower_conv(builder: Builder, unit: Unit, layer: Conv[Packed]) -> None:
-    """A convolution of the input as it lies, of a copy in planes, or packed to a panel."""
-    decision: Decision | None = builder.decisions[unit.output]
-    if decision is None:
-        lower_as_linear(builder, unit, layer)
+def lower_conv(builder: Builder, unit: Unit, layer: Conv[Packed] | ConvTranspose[Packed]) -> None:
+    """Convolutions of the input as it lies, of a copy in planes, or packed to a panel."""
+    decisions: list[Decision] = builder.decisions[unit.output]
+    if isinstance(layer, Conv) and is_linear(unit, builder.shapes[layer.inputs[0]]):
+        lower_product(builder, unit, layer, flat(builder.views[layer.inputs[0]]), flat(builder.output(unit.output)))
         return
-    packed = decision.plan.packed
-    x = builder.views[layer.inputs[0]] if packed else builder.planar(layer.inputs[0])
-    emit(builder, unit, decision, x)
+    for decision in decisions:
+        x = builder.views[layer.inputs[0]] if decision.plan.packed else builder.planar(layer.inputs[0])
+        emit(builder, unit, decision, x, written(builder.output(unit.output), decision.phase))
 
 
-def lower_transposed(builder: Builder, unit: Unit, layer: ConvTranspose[Packed]) -> None:
-    """A convolution of the input with zeros between its elements."""
-    decision: Decision = builder.decisions[unit.output]
-    x = builder.views[layer.inputs[0]]
-    for axis, size in list(enumerate(decision.source))[2:]:
-        space = axis - 2
-        source = np.arange(size) - (layer.dilation[space] * (layer.weight.shape[axis] - 1) - layer.pads[space])
-        step = layer.stride[space]
-        inside = (source >= 0) & (source % step == 0) & (source // step < x.shape[axis])
-        indices = np.where(inside, source // step, -1).astype(np.int32)
-        shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
-        last = axis == len(x.shape) - 1 and len(shape) < 5
-        out = planes_in_arena(shape, Planes()) if last and not decision.plan.packed else plain_in_arena(shape)
-        builder.emit(Step("take", (x,), out, unit.names, ints=(axis,), blobs=(indices,), reason="puts zeros between the elements"))
-        x = out
-    emit(builder, unit, decision, x)
+def lower_linear(builder: Builder, unit: Unit, layer: Linear[Packed]) -> None:
+    """Multiply the last axis by the matrix."""
+    lower_product(builder, unit, layer, builder.views[layer.inputs[0]], builder.output(unit.output))
 
 
-def emit(builder: Builder, unit: Unit, decision: Decision, x: View) -> None:
+def lower_product(builder: Builder, unit: Unit, layer: Linear[Packed] | Conv[Packed], x: View, out: View) -> None:
+    """A convolution over the rows, or a stream of the weights."""
+    decisions: list[Decision] = builder.decisions[unit.output]
+    for decision in decisions:
+        emit(builder, unit, decision, across(x), volume(across(out)))
+    if not decisions:
+        stream(builder, unit, layer, x, out)
+
+
+def emit(builder: Builder, unit: Unit, decision: Decision, x: View, out: View) -> None:
     """The native step."""
     plan, last, matrix = decision.plan, unit.activation, decision.matrix
     axes = decision.work.axes
     ints = tuple(value for field in ("kernel", "stride", "begin", "dilation") for value in (getattr(axis, field) for axis in axes))
-    residual = None if unit.residual is None else volume(builder.views[unit.residual])
+    residual = None if unit.residual is None else written(builder.views[unit.residual], decision.phase)
+    if plan.winograd:
+        x, residual = builder.rows(x), None if residual is None else builder.rows(residual)
+    place = f"outputs {', '.join(f'{axis.first}::{axis.stride}' for axis in decision.phase)}: " if decision.phase else ""
     step = Step(
         "conv",
         (volume(x), residual),
-        volume(builder.output(unit.output)),
+        out,
         unit.names,
         kind=int(plan.exact),
         activation=0 if last is None else CONV_ACTIVATIONS.index(last.kind),
@@ -135,6 +179,11 @@ def emit(builder: Builder, unit: Unit, decision: Decision, x: View) -> None:
         kernel=plan.kernel,
         ints=(*ints, plan.vectors, int(plan.packed)),
         blobs=(matrix.start, matrix.columns, matrix.values, decision.bias),
-        reason=plan.reason,
+        reason=place + plan.reason,
     )
     builder.emit(step)
+
+
+def written(view: View, phase: tuple[Phase, ...]) -> View:
+    """What a phase computes of a view, or adds of a residual; all of it where there are no phases."""
+    return volume(lattice(view, [axis.first for axis in phase], [axis.stride for axis in phase]) if phase else view)

@@ -1,4 +1,4 @@
-"""What runs as one step: a convolution or a linear layer with the residual it is added to and the activation behind it."""
+"""What runs as one step: a convolution, a linear layer or a scaling with the residual it is added to and the activation behind it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from rsk_deploy.ir import Activation, Binary, Conv, ConvTranspose, Graph, Layer, Linear, Shape
+from rsk_deploy.ir import Activation, Affine, Binary, Conv, ConvTranspose, Graph, Layer, Linear, Shape
 
 CONV_ACTIVATIONS = ("identity", "relu", "clip", "leaky-relu", "hard-swish", "silu", "sigmoid")
 """What a convolution can end with, in the order of ``Activation`` in native/conv.h."""
@@ -66,7 +66,7 @@ def with_activation(chains: _Chains, layer: Layer) -> Unit | None:
     before = chains.open_end(layer.inputs[0])
     if before is None or before.activation is not None:
         return None
-    if not (isinstance(before.layer, Linear) or (isinstance(before.layer, Conv | ConvTranspose) and layer.kind in CONV_ACTIVATIONS)):
+    if not (isinstance(before.layer, Affine | Linear) or (isinstance(before.layer, Conv | ConvTranspose) and layer.kind in CONV_ACTIVATIONS)):
         return None
     unit = Unit(before.layer, layer.outputs[0], before.residual, layer, (*before.names, layer.name))
     chains.extend(layer.inputs[0], unit)

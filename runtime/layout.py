@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rsk_deploy.ir import Shape
 from rsk_deploy.runtime.records import Buffer, View, dense_strides
@@ -78,18 +78,27 @@ def plain_in_arena(shape: Shape) -> View:
     return plain(Buffer("arena", rounded(floats + SLACK)), shape)
 
 
+def row_pitch(width: int, columns: int) -> int:
+    """Floats from one row to the next, ``columns`` of zeros between them.
+
+    Where tiles start with rows, all start alike in a cache line, and a kernel knows which of its loads cross one.
+    """
+    return rounded(width + columns) if columns and width % ALIGNED == 0 else width + columns
+
+
 def planes_in_arena(shape: Shape, needs: Planes) -> View:
-    """New planes: rows ``pitch`` apart, zeros around each plane; ``shape`` is (batch, channels, [height,] width)."""
+    """New planes: rows ``pitch`` apart, zeros around each plane; ``shape`` is (batch, channels, [[1,] height,] width)."""
     height, width = (1, *shape[2:])[-2:]
-    pitch = width + needs.columns
-    front = rounded(needs.top * pitch + needs.columns)
+    pitch = row_pitch(width, needs.columns)
+    front = rounded(needs.top * pitch) + needs.columns
     body = (height - 1) * pitch + width
     plane = rounded(max(front + body + (needs.bottom * pitch + needs.columns), rounded(body, needs.width)))
     images = shape[1] * plane
     floats = shape[0] * images + rounded(front + needs.bottom * pitch + needs.columns + pitch + SLACK)
-    buffer = Buffer("arena", floats, layout=(height, width, pitch, front, plane))
-    strides = (images, plane, pitch, 1) if len(shape) == 4 else (images, plane, 1)
-    return View(buffer, front, shape, strides, front, floats - front)
+    kept = (height, width, pitch, front, plane) if needs.top or needs.bottom or needs.columns else ()
+    buffer = Buffer("arena", floats, planar=True, layout=kept)
+    inner = (plane, pitch, 1)[5 - len(shape) :]
+    return View(buffer, front, shape, (images, plane, *inner), front, floats - front)
 
 
 def channels(view: View, first: int, count: int) -> View:
@@ -120,8 +129,17 @@ def sliced(view: View, axis: int, start: int, count: int, step: int) -> View:
     """Every ``step``-th element of an axis."""
     moved = start * view.strides[axis]
     shape, strides = list(view.shape), list(view.strides)
-    shape[axis], strides[axis] = count, strides[axis] * step
+    shape[axis], strides[axis] = count, strides[axis] * step if count > 1 else 0
     return View(view.buffer, view.offset + moved, tuple(shape), tuple(strides), 0, view.after - moved)
+
+
+def lattice(view: View, starts: Sequence[int], steps: Sequence[int]) -> View:
+    """Every ``step``-th element of the axes of space. Those in between belong to others: nothing around an element is part of the view."""
+    for axis, (start, step) in enumerate(zip(starts, steps, strict=True), start=2):
+        view = sliced(view, axis, start, len(range(start, view.shape[axis], step)), step)
+    last = sum((dim - 1) * stride for dim, stride in zip(view.shape, view.strides, strict=True))
+    strides = tuple(0 if dim == 1 else stride for dim, stride in zip(view.shape, view.strides, strict=True))  # 1 would say that a row lies in one piece
+    return replace(view, strides=strides, before=0, after=last + 1)
 
 
 def split_channels(view: View, groups: int) -> View:
@@ -136,27 +154,5 @@ def volume(view: View) -> View:
     missing = 5 - len(view.shape)
     inner = view.strides[2] if len(view.shape) > 2 else 1
     shape = (*view.shape[:2], *[1] * missing, *view.shape[2:])
-    row = inner * view.shape[2] if len(view.shape) == 3 else inner
+    row = inner * (view.shape[2] - 1) + 1 if len(view.shape) == 3 else inner
     return View(view.buffer, view.offset, shape, (*view.strides[:2], *[row] * missing, *view.strides[2:]), view.before, view.after)
-
-
-def place(buffers: Iterable[Buffer]) -> int:
-    """Give every arena buffer its start; buffers of one layout that are not alive at once share. Gives the floats in all."""
-    slots: dict[tuple[int, ...], list[list[int]]] = {}  # layout → [floats, alive until], one for each place
-    chosen = []
-    for buffer in sorted(buffers, key=lambda buffer: (buffer.born, buffer.dies)):
-        known = slots.setdefault(buffer.layout, [])
-        free = [slot for slot in known if slot[1] < buffer.born]
-        slot = min(free, key=lambda slot: (slot[0] < buffer.floats, abs(slot[0] - buffer.floats)), default=None)
-        if slot is None:
-            slot = [0, 0]
-            known.append(slot)
-        slot[:] = max(slot[0], buffer.floats), buffer.dies
-        chosen.append((buffer, slot))
-    starts, total = {}, 0
-    for slot in (slot for known in slots.values() for slot in known):
-        starts[id(slot)] = total
-        total += slot[0]
-    for buffer, slot in chosen:
-        buffer.start = starts[id(slot)]
-    return total

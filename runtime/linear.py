@@ -1,28 +1,32 @@
-"""Linear layers, and convolutions that are linear layers, as native steps: bound by the stream of their weights."""
+"""Linear layers, and convolutions that are linear layers: a stream of weights for few rows, a convolution over many."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from rsk_deploy.ir import ACTIVATIONS, Conv, Linear, Packed
+from rsk_deploy.ir import ACTIVATIONS, Conv, Linear, Packed, Shape
 from rsk_deploy.runtime.build import Builder
-from rsk_deploy.runtime.fuse import Unit
-from rsk_deploy.runtime.layout import permuted
+from rsk_deploy.runtime.fuse import CONV_ACTIVATIONS, Unit
+from rsk_deploy.runtime.layout import lattice, permuted
 from rsk_deploy.runtime.records import Step, View
 from rsk_deploy.runtime.weights import compressed, decoded, support
 
-SPARSE_PAYS = 0.4
-"""Below this share of nonzeros a gather of 8 bytes a weight beats a stream of 4."""
+SPARSE_PAYS = 0.3
+"""Below this share of nonzeros a gather beats a stream: 2.9·10⁹ products a second to 9.5 (Zen 5, weights from memory)."""
+
+ROWS, SPARSE_ROWS = 4, 2
+"""From so many rows on the kernels of convolutions are faster: each weight that they load multiplies a vector of rows (2048², Zen 5, in ms, as a
+stream and so. Dense, 2, 4 and 8 rows: 0.7 and 0.9, 1.0 and 0.9, 1.5 and 0.9; 10 % nonzero: 0.5 and 0.2, 0.9 and 0.3, 1.8 and 0.3)."""
+
+MOST_AXES = 5
+"""Of a product that runs as a convolution."""
 
 
-def lower_linear(builder: Builder, unit: Unit, layer: Linear[Packed]) -> None:
-    """Multiply the last axis by the matrix."""
-    emit_linear(builder, unit, layer, builder.views[layer.inputs[0]], builder.output(unit.output))
-
-
-def emit_linear(builder: Builder, unit: Unit, layer: Linear[Packed] | Conv[Packed], x: View, out: View) -> None:
+def stream(builder: Builder, unit: Unit, layer: Linear[Packed] | Conv[Packed], x: View, out: View) -> None:
     """The product, with its bias and activation, as a stream of all weights or of the nonzeros."""
     matrix = decoded(layer.weight).reshape(layer.weight.shape[0], -1)
     share = np.count_nonzero(matrix) / matrix.size
@@ -38,10 +42,10 @@ def emit_linear(builder: Builder, unit: Unit, layer: Linear[Packed] | Conv[Packe
     builder.emit(Step("linear", (x,), out, unit.names, kind=kind, floats=floats, blobs=blobs, reason=reason))
 
 
-def is_linear(unit: Unit, x: tuple[int, ...]) -> bool:
-    """Whether a convolution sees one element of each channel."""
+def is_linear(unit: Unit, x: Shape) -> bool:
+    """Whether the layer is a product with a matrix; a convolution that sees one element of each channel is."""
     layer = unit.layer
-    return (
+    return isinstance(layer, Linear) or (
         isinstance(layer, Conv)
         and unit.residual is None
         and layer.groups == 1
@@ -50,12 +54,22 @@ def is_linear(unit: Unit, x: tuple[int, ...]) -> bool:
     )
 
 
-def lower_as_linear(builder: Builder, unit: Unit, layer: Conv[Packed]) -> None:
-    """The convolution as a product: (batch, channels) by the matrix."""
-    x, out = builder.views[layer.inputs[0]], builder.output(unit.output)
-    emit_linear(builder, unit, layer, flat(x), flat(out))
+def shares(unit: Unit, x: Shape, dense: bool) -> bool:
+    """Whether a product has the rows for its weights to be used several times each, as a convolution over them does."""
+    ends_alike = unit.activation is None or unit.activation.kind in CONV_ACTIVATIONS
+    rows = x[0] if isinstance(unit.layer, Conv) else prod(x[:-1])
+    return ends_alike and len(x) <= MOST_AXES and rows >= (ROWS if dense else SPARSE_ROWS)
 
 
 def flat(view: View) -> View:
     """The view without its axes of space, which have one element."""
     return permuted(view, (0, 1))
+
+
+def across(view: View) -> View:
+    """Rows (…, elements) as positions of channels: nothing around an element is part of the view."""
+    *rows, elements = view.shape
+    *steps, step = view.strides
+    shape, strides = ((1, elements, *rows), (0, step, *steps)) if len(rows) == 1 else ((rows[0], elements, *rows[1:]), (steps[0], step, *steps[1:]))
+    space = len(shape) - 2
+    return lattice(replace(view, shape=shape, strides=strides), [0] * space, [1] * space)

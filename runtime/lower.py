@@ -41,10 +41,9 @@ from rsk_deploy.ir import (
     Transpose,
 )
 from rsk_deploy.runtime.build import Builder
-from rsk_deploy.runtime.convolutions import lower_conv, lower_transposed
+from rsk_deploy.runtime.convolutions import lower_conv, lower_linear
 from rsk_deploy.runtime.fuse import Unit
 from rsk_deploy.runtime.layout import broadcast, permuted, plain_in_arena, reshaped, sliced, split_channels, volume
-from rsk_deploy.runtime.linear import lower_linear
 from rsk_deploy.runtime.records import Step
 from rsk_deploy.runtime.resample import resampling
 
@@ -84,10 +83,12 @@ def binary(builder: Builder, unit: Unit, layer: Binary) -> None:
 
 
 def affine(builder: Builder, unit: Unit, layer: Affine) -> None:
-    """Scale and shift channels."""
+    """Scale and shift channels, and apply the activation."""
     x, out = builder.views[layer.inputs[0]], builder.output(unit.output)
     scale, shift = (builder.constant_like(per_channel(values, len(x.shape)), x.shape) for values in (layer.scale, layer.shift))
-    builder.emit(Step("scale", (x, scale, shift), out, unit.names))
+    last = unit.activation
+    kind, floats = (0, ()) if last is None else (list(ACTIVATIONS).index(last.kind), (last.alpha, last.beta))
+    builder.emit(Step("scale", (x, scale, shift), out, unit.names, kind=kind, floats=floats))
 
 
 def prelu(builder: Builder, unit: Unit, layer: PRelu) -> None:
@@ -236,7 +237,7 @@ LOWERINGS: Mapping[type[Layer], Callable[[Builder, Unit, Any], None]] = {
     Concat: concat,
     Constant: constant,
     Conv: lower_conv,
-    ConvTranspose: lower_transposed,
+    ConvTranspose: lower_conv,
     Gather: gather,
     GroupNorm: group_norm,
     LayerNorm: layer_norm,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from rsk_deploy.errors import UnsupportedError, about
 from rsk_deploy.ir import Concat, Constant, Graph, Layer, Opaque, Packed, Reshape, Shape, Slice, Transpose
 from rsk_deploy.runtime.build import Builder, Slot
-from rsk_deploy.runtime.convolutions import decide, require
+from rsk_deploy.runtime.choose import choose
+from rsk_deploy.runtime.convolutions import Choice, decide, require
 from rsk_deploy.runtime.fuse import Unit, fused
 from rsk_deploy.runtime.layout import Groups, plain
 from rsk_deploy.runtime.lower import LOWERINGS
@@ -30,19 +32,19 @@ def check(graph: Graph[Packed]) -> None:
             raise UnsupportedError(f"input {entry.name!r} is {entry.dtype}; the runtime computes in float32 and takes float32 inputs alone")
 
 
-def planned(graph: Graph[Packed], batch: int, kernels: Sequence[str], exact: bool = False) -> Program:
-    """The program that runs ``graph`` at one batch size on a machine with these kernels, best first."""
+def planned(graph: Graph[Packed], batch: int, kernels: Sequence[str], exact: bool = False, choice: Choice | None = None) -> Program:
+    """The program that runs ``graph`` at one batch size on a machine with these kernels, best first; ``choice`` picks among them, else the model of cost."""
     check(graph)
+    choice = choice or partial(choose, kernels=kernels, exact=exact)
     shapes = graph.shapes(batch)
     units = fused(graph, shapes)
-    decisions = {unit.output: decide(unit, shapes[unit.layer.inputs[0]], shapes[unit.output], list(kernels), exact) for unit in units if unit.layer.inputs}
+    decisions = {unit.output: decide(unit, shapes[unit.layer.inputs[0]], shapes[unit.output], choice) for unit in units if unit.layer.inputs}
     groups = Groups(shapes)
     slots = slots_of(graph, units, shapes)
     for name, slot in slots.items():
         groups.join(slot.whole, name)
     for unit in units:
-        decision = decisions.get(unit.output)
-        if decision is not None:
+        for decision in decisions.get(unit.output, []):
             require(groups, unit, decision, shapes)
     outputs = {name: index for index, name in reversed(list(enumerate(graph.outputs)))}
     builder = Builder(shapes, groups, slots, outputs, decisions)

@@ -39,16 +39,24 @@ STEP = np.dtype(
 class Buffer:
     """Floats of one space. In the arena it lives from the first step that writes it to the last that reads it.
 
-    Arena buffers of one ``layout`` may take each other's place: what is zero between the elements of one is zero in all.
+    Arena buffers of one ``layout`` may take each other's place: what is zero around the elements of one is zero in all.
+    ``planar`` ones hold planes that a convolution can slide over. One that lies ``over`` another takes its place when that dies.
     """
 
     space: str
     floats: int
     index: int = 0
+    planar: bool = False
     layout: tuple[int, ...] = ()
     start: int = 0
     born: int = -1
     dies: int = -1
+    over: Buffer | None = None
+
+    @property
+    def root(self) -> Buffer:
+        """The buffer that it lies over, if over one."""
+        return self if self.over is None else self.over.root
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +21,7 @@ from rsk_deploy.ir import Dense, Graph, Input, Packed
 from rsk_deploy.runtime import _native
 from rsk_deploy.runtime.choose import candidates
 from rsk_deploy.runtime.plan import check, planned
-from rsk_deploy.runtime.records import Step, encode
+from rsk_deploy.runtime.records import Program, Step, encode
 
 Array = NDArray[np.float32]
 
@@ -37,13 +40,19 @@ class StepProfile:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a session holds. ``activations`` and ``scratch`` are one run's; ``contexts`` runs have been in flight at once."""
+    """Bytes that a session holds beside the packed network. ``transformed`` is what Winograd layers keep instead of their weights.
+
+    ``activations`` and ``scratch`` are one run's; ``contexts`` runs have been in flight at once. ``by_kernel`` is the part of
+    all weights and code that the layers of each kernel take: generated code and transformed weights are larger than what they compute from.
+    """
 
     weights: int
     code: int
+    transformed: int
     activations: int
     scratch: int
     contexts: int
+    by_kernel: Mapping[str, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +69,11 @@ class Session:
 
     ``model`` is a ``.rsk`` or ``.onnx`` path, a packed graph, or a dense one (packed here). ``threads`` defaults to the
     physical cores. Float32 arrays in C order go in and out. Where the batch is open, every size has its own plan, made on first use.
+    ``autotune`` measures on this machine which kernel is the fastest for each convolution instead of asking a model of cost, and whether
+    structured convolutions are faster as sums of dense ones; it remembers that in the user's cache folder (``RSK_CACHE_DIR`` names another).
     """
 
-    def __init__(self, model: str | Path | Graph[Packed] | Graph[Dense], threads: int | None = None) -> None:
+    def __init__(self, model: str | Path | Graph[Packed] | Graph[Dense], threads: int | None = None, autotune: bool = False) -> None:
         if threads is not None and not (type(threads) is int and 1 <= threads <= 1024):
             raise UsageError(f"threads={threads!r}: a session runs on 1 to 1024 threads")
         graph = opened(model)
@@ -70,8 +81,9 @@ class Session:
         self._graph: Graph[Packed] | None = graph
         self._threads = threads if threads is not None else physical_cores()
         family, isa = os.environ.get("RSK_FORCE_KERNEL") or None, os.environ.get("RSK_FORCE_ISA") or None
-        self._kernels = candidates(_native.kernels(), family, isa, os.environ.get("RSK_JIT") != "0")
+        self._kernels = candidates(_native.kernels(), family, isa, generates_code())
         self._exact = family is not None
+        self._autotune = autotune
         self._plans: dict[int, _Prepared] = {}
         self._lock = threading.Lock()
         if not graph.dynamic:
@@ -101,8 +113,12 @@ class Session:
     def memory(self) -> Memory:
         """What the session holds, over all its batch sizes."""
         self._open()
-        uses = [prepared.engine.memory() for prepared in self._plans.values()]
-        return Memory(*(sum(column) for column in zip(*uses, strict=True))) if uses else Memory(0, 0, 0, 0, 0)
+        engines = [prepared.engine for prepared in self._plans.values()]
+        by_kernel: Counter[str] = Counter()
+        for kernel, size in (row for engine in engines for row in zip(engine.kernels(), engine.bytes(), strict=True)):
+            by_kernel[kernel] += size
+        weights, code, transformed, activations, scratch, contexts = (sum(engine.memory()[field] for engine in engines) for field in range(6))
+        return Memory(weights, code, transformed, activations, scratch, contexts, dict(by_kernel))
 
     def close(self) -> None:
         """Give the memory back once no run is in flight. A closed session runs no more."""
@@ -124,8 +140,11 @@ class Session:
         graph = self._open()
         arrays = accepted(graph, inputs)
         prepared = self._prepared(batch_of(graph, arrays))
-        outputs = [np.empty(shape, np.float32) for shape in prepared.shapes]
-        times = prepared.engine.run(arrays, outputs, timed)
+        try:
+            outputs = [np.empty(shape, np.float32) for shape in prepared.shapes]
+            times = prepared.engine.run(arrays, outputs, timed)
+        except MemoryError as error:
+            raise too_large(len(arrays[0])) from error
         return dict(zip(graph.outputs, outputs, strict=True)), times, prepared
 
     def _prepared(self, batch: int) -> _Prepared:
@@ -138,16 +157,45 @@ class Session:
 
     def _prepare(self, batch: int) -> _Prepared:
         graph = self._open()
-        program = planned(graph, batch, self._kernels, self._exact)
         try:
+            program = self._planned(graph, batch)
             engine = _native.Engine(encode(program), self._threads)
         except NotImplementedError as error:
             raise UnsupportedError(str(error)) from error
         except ValueError as error:
             raise RskError(f"the runtime refuses its own plan: {error}. This is a bug in rsk-deploy") from error
+        except MemoryError as error:
+            raise too_large(batch) from error
         shapes = graph.shapes(batch)
         bare = tuple(Step(step.op, (), step.output, step.layers, reason=step.reason) for step in program.steps)
         return _Prepared(engine, bare, tuple(shapes[name] for name in graph.outputs))
+
+    def _planned(self, graph: Graph[Packed], batch: int) -> Program:
+        if not self._autotune:
+            return planned(graph, batch, self._kernels, self._exact)
+        from rsk_deploy.runtime.autotune import tuned_program
+
+        return tuned_program(graph, batch, self._kernels, self._exact, self._threads)
+
+
+def generates_code() -> bool:
+    """Whether kernels may be generated: unless ``RSK_JIT=0`` or the system forbids executable pages, which is told of once."""
+    wanted, may = os.environ.get("RSK_JIT") != "0", _native.may_generate_code()
+    if wanted and not may:
+        tell_that_code_is_forbidden()
+    return wanted and may
+
+
+@cache
+def tell_that_code_is_forbidden() -> None:
+    """Warn, once a process."""
+    text = "this system lets no page become executable: sparse layers run without generated code, slower. RSK_JIT=0 silences this"
+    warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+
+def too_large(batch: int) -> UsageError:
+    """What a lack of memory becomes."""
+    return UsageError(f"there is not enough memory for a run of batch {batch}; give smaller batches, or free some")
 
 
 def opened(model: str | Path | Graph[Packed] | Graph[Dense]) -> Graph[Packed]:
@@ -158,17 +206,21 @@ def opened(model: str | Path | Graph[Packed] | Graph[Dense]) -> Graph[Packed]:
         raise UsageError(f"a session takes a path or a graph, not {type(model).__name__}; rsk_deploy.read gives the graph of a module")
     weights = [layer.weight for layer in model.weighted()]
     if any(isinstance(weight, Dense) for weight in weights):
-        from rsk_deploy.pack import pack
+        from rsk_deploy.packing import pack
 
         return pack(model)  # type: ignore[arg-type]  # a graph's weights are all dense or all packed
     return model  # type: ignore[return-value]  # as above
 
 
 def load(path: str | Path) -> Graph[Packed]:
-    """The packed graph of a file."""
+    """The packed graph of a file; one of an ordinary ONNX file is packed here."""
     from rsk_deploy import store
 
-    return store.load(path)
+    if Path(path).suffix.lower() != ".onnx" or store.is_ours(Path(path)):
+        return store.load(path)
+    import rsk_deploy as rsk
+
+    return rsk.pack(rsk.read(path))
 
 
 def names(graph: Graph[Packed]) -> str:
@@ -189,7 +241,7 @@ def accepted(graph: Graph[Packed], inputs: Mapping[str, Array]) -> list[Array]:
 def checked(entry: Input, x: Any) -> Array:
     """The array, if it is one that the network takes."""
     if not isinstance(x, np.ndarray) and hasattr(x, "__dlpack__"):
-        x = np.from_dlpack(x)
+        x = exchanged(entry, x)
     if not isinstance(x, np.ndarray):
         raise UsageError(f"input {entry.name!r} is a {type(x).__name__}; the network reads a float32 array")
     if x.dtype != np.float32:
@@ -198,7 +250,17 @@ def checked(entry: Input, x: Any) -> Array:
         raise UsageError(f"input {entry.name!r} has shape {x.shape}; the network reads ({', '.join(map(str, entry.shape))})")
     if not x.flags.c_contiguous:
         raise UsageError(f"input {entry.name!r} has strides {x.strides} for shape {x.shape}; the network reads C order: numpy.ascontiguousarray(x)")
-    return x
+    return x if x.flags.aligned else x.copy()
+
+
+def exchanged(entry: Input, x: Any) -> Any:
+    """The array of another library, without a copy."""
+    try:
+        return np.from_dlpack(x)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"input {entry.name!r}: a {type(x).__name__} that numpy cannot share ({error}); the network reads a float32 array on the CPU"
+        ) from error
 
 
 def batch_of(graph: Graph[Packed], arrays: list[Array]) -> int:

@@ -9,8 +9,9 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rsk_deploy.ir import BoolArray, FloatArray, Mask, Packed
+from rsk_deploy.ir import BoolArray, FloatArray, Packed
 from rsk_deploy.registry import format_named
+from rsk_deploy.runtime import _native
 
 Index: TypeAlias = NDArray[np.uint32]
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -49,23 +50,26 @@ def rows_of(values: FloatArray, kept: BoolArray, groups: int) -> Matrix:
     """The matrix with ``values`` at the places of ``kept``, one behind the other."""
     filters, taps = len(kept), prod(kept.shape[1:])
     places = kept.reshape(filters, taps)
-    counts = np.count_nonzero(places, axis=1)
     start = np.zeros(filters + 1, np.uint32)
-    np.cumsum(counts, out=start[1:])
-    row = np.arange(filters)
-    first_of_row = taps * row - taps * (row // (filters // groups))
-    columns = np.flatnonzero(places) - np.repeat(first_of_row, counts)
-    return Matrix(start, columns.astype(np.uint32), values)
+    np.cumsum(np.count_nonzero(places, axis=1), out=start[1:])
+    if start[-1] == places.size:
+        columns = np.tile(np.arange(taps, dtype=np.uint32), filters)
+    else:
+        room = np.empty(int(start[-1]) + 1, np.uint32)
+        _native.columns(np.ascontiguousarray(places), room)
+        columns = room[:-1]
+    if groups > 1:
+        columns += (np.arange(filters, dtype=np.uint32) // np.uint32(filters // groups) * np.uint32(taps)).repeat(np.diff(start))
+    return Matrix(start, columns, values)
 
 
-def turned(weight: Packed, groups: int) -> Packed:
-    """A transposed convolution's weight (channels, filters / groups, *kernel) as that of a convolution, taps reversed."""
-    kept = turned_array(support(weight), groups)
-    return format_named("bitmask").encode(turned_array(decoded(weight), groups), Mask("unstructured", kept))
+def turned(weight: Packed, groups: int) -> tuple[FloatArray, BoolArray]:
+    """The dense values and the support of a transposed convolution's weight (channels, filters / groups, *kernel), filters first."""
+    return turned_array(decoded(weight), groups), turned_array(support(weight), groups)
 
 
 def turned_array(values: NDArray[Scalar], groups: int) -> NDArray[Scalar]:
     """One array of a weight, turned."""
     channels, filters, *kernel = values.shape
     grouped = values.reshape(groups, channels // groups, filters, *kernel).swapaxes(1, 2)
-    return np.flip(grouped.reshape(groups * filters, channels // groups, *kernel), axis=tuple(range(2, values.ndim)))
+    return grouped.reshape(groups * filters, channels // groups, *kernel)

@@ -13,13 +13,14 @@ from test_convert_onnx_layers import CASES, PAIRS, POSITIVE, dense, floats, sing
 import rsk_deploy as rsk
 from rsk_deploy import reference
 from rsk_deploy.errors import UnsupportedError
-from rsk_deploy.ir import Activation, Binary, Concat, Constant, Conv, ConvTranspose, Graph, Input, Packed, Slice
+from rsk_deploy.ir import Activation, Binary, Concat, Constant, Conv, ConvTranspose, Graph, Input, Linear, Packed, Slice
 from rsk_deploy.registry import format_named
 from rsk_deploy.runtime import _native
 from rsk_deploy.runtime.lower import LOWERINGS
 from rsk_deploy.runtime.session import Session
 
 KERNELS = _native.kernels()
+TILED = [name for name in KERNELS if not name.endswith("/winograd")]  # tests/test_runtime_winograd.py has the others
 
 
 EPSILON = 2.0**-23
@@ -75,14 +76,15 @@ def convolutions(draw):
     size = tuple(max(1, draw(st.integers(1, 40 if rank < 3 else 9)), dilation[a] * (kernel[a] - 1) + 1 - pads[a] - pads[a + rank]) for a in range(rank))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     weight = rng.standard_normal((filters, channels // groups, *kernel)).astype(np.float32)
-    weight[rng.random(weight.shape) >= draw(st.sampled_from([1.0, 0.5, 0.1, 0.0]))] = 0
+    masks = (1, *weight.shape[1:]) if draw(st.booleans()) else weight.shape  # filters alike, which every family takes, or each its own
+    weight *= rng.random(masks) < draw(st.sampled_from([1.0, 0.5, 0.1, 0.0]))
     bias = floats(filters) if draw(st.booleans()) else None
     form = format_named("csr")
     mask = rsk.ir.Mask("unstructured", weight != 0)
     layer = Conv(
         name="c", inputs=("x",), outputs=("y",), weight=form.encode(weight, mask), bias=bias, stride=stride, pads=pads, dilation=dilation, groups=groups
     )
-    return layer, rng.standard_normal((draw(st.sampled_from([1, 2, 7])), channels, *size)).astype(np.float32)
+    return layer, rng.standard_normal((draw(st.integers(1, 17 if np.prod(size) < 400 else 2)), channels, *size)).astype(np.float32)
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -91,7 +93,90 @@ def test_a_convolution_of_any_shape_computes_what_the_reference_does(case):
     check_layer(*case)
 
 
-@pytest.fixture(params=KERNELS)
+@st.composite
+def transposed_convolutions(draw):
+    """A transposed convolution with random shape and zeros, and an input that fits. Strides beyond the kernel leave phases without taps."""
+    rank = draw(st.integers(1, 3))
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    channels, filters = (draw(st.integers(1, 5)) for _ in range(2))
+    kernel, stride, dilation = (tuple(draw(st.integers(1, most)) for _ in range(rank)) for most in (4, 4, 3))
+    output_pads = tuple(draw(st.integers(0, max(stride[a], dilation[a]) - 1)) for a in range(rank))
+    size = tuple(draw(st.integers(1, 20 if rank < 3 else 5)) for _ in range(rank))
+    whole = [(size[a] - 1) * stride[a] + dilation[a] * (kernel[a] - 1) + 1 + output_pads[a] for a in range(rank)]
+    begins = [draw(st.integers(0, min(5, length - 1))) for length in whole]
+    pads = (*begins, *(draw(st.integers(0, min(5, length - begin - 1))) for length, begin in zip(whole, begins, strict=True)))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    weight = rng.standard_normal((groups * channels, filters, *kernel)).astype(np.float32)
+    weight[rng.random(weight.shape) >= draw(st.sampled_from([1.0, 0.5, 0.1, 0.0]))] = 0
+    layer = ConvTranspose(
+        name="c", inputs=("x",), outputs=("y",), weight=format_named("csr").encode(weight, rsk.ir.Mask("unstructured", weight != 0)),
+        bias=floats(groups * filters) if draw(st.booleans()) else None, stride=stride, pads=pads, dilation=dilation, output_pads=output_pads, groups=groups,
+    )  # fmt: skip
+    return layer, rng.standard_normal((draw(st.sampled_from([1, 2, 7])), groups * channels, *size)).astype(np.float32)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(transposed_convolutions())
+def test_a_transposed_convolution_of_any_shape_computes_what_the_reference_does(case):
+    check_layer(*case)
+
+
+@pytest.mark.parametrize(("side", "kernel", "stride", "pads"), [(16, 2, 2, 0), (16, 4, 2, 1), (9, 3, 2, 1), (1, 2, 2, 0), (5, 2, 3, 0), (16, 3, 1, 1)])
+def test_a_transposed_convolution_ends_with_its_residual_and_activation(side, kernel, stride, pads):
+    up = {"stride": (stride,) * 2, "pads": (pads,) * 4, "dilation": (1, 1), "output_pads": (0, 0)}
+    out = (side - 1) * stride + kernel - 2 * pads
+    layers = (
+        ConvTranspose(name="up", inputs=("x",), outputs=("a",), weight=dense(4, 6, kernel, kernel), bias=floats(6), **up),
+        Binary(name="add", inputs=("a", "z"), outputs=("b",), kind="add"),
+        Activation(name="act", inputs=("b",), outputs=("c",), kind="relu"),
+        sized_conv("next", "c", "y", 4, 6, 3, 1),
+    )
+    graph = Graph((Input("x", ("batch", 4, side, side)), Input("z", ("batch", 6, out, out))), ("y", "c"), layers)
+    steps = [step for step in compare(graph, batch=3) if step.layers == ("up", "add", "act")]
+    assert len(steps) == min(stride, out) ** 2
+    assert all(step.operation == "conv" for step in steps)
+
+
+@st.composite
+def linear_layers(draw):
+    """A linear layer, or a convolution that is one, over any number of rows."""
+    rows = tuple(draw(st.lists(st.integers(1, 17), min_size=1, max_size=4)))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    weight = rng.standard_normal((draw(st.integers(1, 40)), draw(st.integers(1, 40)))).astype(np.float32)
+    masks = (1, weight.shape[1]) if draw(st.booleans()) else weight.shape
+    weight *= rng.random(masks) < draw(st.sampled_from([1.0, 0.5, 0.1, 0.0]))
+    fields = {"name": "c", "inputs": ("x",), "outputs": ("y",), "bias": floats(len(weight)) if draw(st.booleans()) else None}
+    if len(rows) == 1 and draw(st.booleans()):
+        weight = weight[:, :, None, None]
+        packed = format_named("csr").encode(weight, rsk.ir.Mask("unstructured", weight != 0))
+        layer = Conv(weight=packed, stride=(1, 1), pads=(0,) * 4, dilation=(1, 1), **fields)
+    else:
+        layer = Linear(weight=format_named("csr").encode(weight, rsk.ir.Mask("unstructured", weight != 0)), **fields)
+    return layer, rng.standard_normal((*rows, *weight.shape[1:])).astype(np.float32)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(linear_layers())
+def test_a_linear_layer_over_any_rows_computes_what_the_reference_does(case):
+    check_layer(*case)
+
+
+@pytest.mark.parametrize(("density", "batch", "operation"), [(1.0, 1, "linear"), (1.0, 8, "conv"), (0.1, 1, "linear"), (0.1, 2, "conv")])
+@pytest.mark.parametrize("kind", ["relu", "tanh"])
+def test_a_linear_layer_of_many_rows_is_a_convolution_over_them_and_keeps_its_activation(density, batch, operation, kind):
+    rng = np.random.default_rng(0)
+    weight = (rng.standard_normal((20, 30)) * (rng.random((20, 30)) < density)).astype(np.float32)
+    packed = format_named("csr").encode(weight, rsk.ir.Mask("unstructured", weight != 0))
+    layers = (
+        Linear(name="fc", inputs=("x",), outputs=("a",), weight=packed, bias=floats(20)),
+        Activation(name="act", inputs=("a",), outputs=("y",), kind=kind),
+    )
+    (step,) = compare(Graph((Input("x", ("batch", 30)),), ("y",), layers), batch=batch)
+    assert step.layers == ("fc", "act")
+    assert step.operation == (operation if kind == "relu" else "linear")
+
+
+@pytest.fixture(params=TILED)
 def kernel(request, monkeypatch):
     """The one kernel that sessions may use."""
     isa, _, family = request.param.rpartition("/")
@@ -103,7 +188,7 @@ def kernel(request, monkeypatch):
 
 @pytest.mark.usefixtures("kernel")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-@given(case=convolutions())
+@given(case=convolutions() | linear_layers())
 def test_every_kernel_computes_what_the_reference_does(case):
     try:
         check_layer(*case)

@@ -29,7 +29,7 @@ def test_the_native_runtime_is_clean_under_sanitizers(tmp_path, sanitizers, muta
     write(tmp_path / "plans")
     plans = sorted(map(str, (tmp_path / "plans").glob("*.plan")))
     configure = ["cmake", "-S", str(ROOT / "runtime" / "native"), "-B", "build", "-DRSK_PYTHON=OFF", "-DRSK_TESTS=ON", f"-DRSK_SANITIZE={sanitizers}"]
-    for step in (configure, ["cmake", "--build", "build", "-j2"]):
+    for step in (configure, ["cmake", "--build", "build", "-j2", "--target", "run_plan"]):
         subprocess.run(step, check=True, capture_output=True, cwd=tmp_path)
     command = [str(tmp_path / "build" / "run_plan"), *plans, "--mutations", str(mutations), "--threads", str(threads)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -13,7 +13,8 @@ from test_convert_onnx_layers import dense, floats
 import rsk_deploy as rsk
 from rsk_deploy import reference
 from rsk_deploy.errors import UnsupportedError, UsageError
-from rsk_deploy.ir import Activation, Binary, Constant, Graph, Input, Linear, Opaque, Slice
+from rsk_deploy.ir import Activation, Binary, Constant, Graph, Input, Linear, Opaque, Reshape, Slice
+from rsk_deploy.runtime import session as session_module
 from rsk_deploy.runtime.session import Session
 
 
@@ -164,6 +165,21 @@ def test_several_outputs_come_as_a_tuple():
     assert np.array_equal(same, x)
 
 
+@pytest.mark.parametrize("outputs", [("y", "z"), ("z", "y"), ("z",), ("z", "w", "y")])
+def test_an_output_that_is_another_reshaped_is_handed_out_too(outputs):
+    layers = (
+        Activation(name="a", inputs=("x",), outputs=("y",), kind="relu"),
+        Reshape(name="r", inputs=("y",), outputs=("z",), target=(-1, 2)),
+        Slice(name="s", inputs=("y",), outputs=("w",), axis=1, start=1, stop=3),
+    )
+    x = floats(3, 4)
+    y = np.maximum(x, 0)
+    with Session(Graph((Input("x", (3, 4)),), outputs, layers)) as session:
+        found = session.run({"x": x})
+    for name, want in (("y", y), ("z", y.reshape(-1, 2)), ("w", y[:, 1:3])):
+        assert name not in outputs or np.array_equal(found[name], want)
+
+
 def test_a_torch_tensor_goes_in_without_a_copy():
     import torch
 
@@ -219,3 +235,124 @@ def test_an_unknown_kernel_is_refused_with_the_names(monkeypatch, variable, text
     monkeypatch.setenv(variable, "warp")
     with pytest.raises(UsageError, match=f"{variable}=warp: this machine has .*{text}"):
         Session(fixed())
+
+
+def test_every_batch_size_has_its_plan():
+    layers = (
+        sized_conv("one", "x", "a", 5, 3, 3, 1, stride=(2, 2)),
+        sized_conv("two", "a", "b", 6, 5, 3, 2),
+        Activation(name="act", inputs=("b",), outputs=("y",), kind="relu"),
+    )
+    graph = Graph((Input("x", ("batch", 3, 9, 9)),), ("y",), layers)
+    with Session(graph, threads=1) as session:
+        for batch in [*range(1, 18), 3, 1]:
+            x = inputs_of(graph, batch, seed=batch)
+            np.testing.assert_allclose(session.run(x)["y"], reference.run(graph, x)["y"], rtol=0, atol=1e-5)
+
+
+def test_inputs_that_are_not_aligned_or_read_only_are_read_as_they_are():
+    x = np.frombuffer(b"." + floats(2, 4).tobytes(), np.uint8)[1:].view(np.float32).reshape(2, 4)
+    assert not x.flags.aligned
+    assert not x.flags.writeable
+    with Session(fixed()) as session:
+        assert np.array_equal(session(x), session(x.copy()))
+
+
+def test_a_tensor_that_cannot_be_shared_is_refused_in_a_sentence():
+    import torch
+
+    with (
+        Session(fixed()) as session,
+        pytest.raises(UsageError, match=r"input 'x': a Tensor that numpy cannot share \(.*grad.*\); the network reads a float32 array"),
+    ):
+        session(torch.ones(2, 4, requires_grad=True))
+
+
+def test_an_ordinary_onnx_file_is_packed_on_the_way(tmp_path):
+    import onnx
+
+    graph = packed("cnn6")
+    rsk.export(graph, tmp_path / "net.onnx", verify=False)
+    model = onnx.load(tmp_path / "net.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    rsk.export(rsk.read(NETWORKS["cnn6"][0](), input_shape=NETWORKS["cnn6"][1]), tmp_path / "fixed.onnx", verify=False)
+    fixed_batch = onnx.load(tmp_path / "fixed.onnx")
+    del fixed_batch.metadata_props[:]
+    onnx.save(fixed_batch, tmp_path / "bare-fixed.onnx")
+    x = inputs_of(graph, 1)
+    wanted = reference.run(graph, x)
+    for name in ("bare", "bare-fixed"):
+        with Session(tmp_path / f"{name}.onnx") as session:
+            (found,) = session.run(x).values()
+        np.testing.assert_allclose(found, next(iter(wanted.values())), rtol=0, atol=1e-5)
+
+
+def test_memory_tells_what_each_kernel_takes(graph):
+    with Session(graph, threads=1) as session:
+        session.run(inputs_of(graph, 1))
+        memory = session.memory()
+        kernels = {step.kernel for step in session.profile(*inputs_of(graph, 1).values())}
+    assert set(memory.by_kernel) == kernels
+    assert 0 < sum(memory.by_kernel.values()) <= memory.weights + memory.code
+
+
+LITTLE_MEMORY = """if True:
+    import resource, numpy as np, rsk_deploy as rsk
+    from rsk_deploy.ir import Activation, Graph, Input
+    layers = (Activation(name="one", inputs=("x",), outputs=("a",), kind="relu"), Activation(name="two", inputs=("a",), outputs=("y",), kind="tanh"))
+    session = rsk.Session(Graph((Input("x", ("batch", 1 << 20)),), ("y",), layers), threads=1)
+    small, large = np.ones((1, 1 << 20), np.float32), np.ones((64, 1 << 20), np.float32)
+    pages = int(open("/proc/self/statm").read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + (64 << 20),) * 2)
+    try:
+        session(large)
+    except rsk.RskError as error:
+        print(type(error).__name__, error)
+    print(session(small).shape)
+"""
+
+
+def test_a_lack_of_memory_is_a_sentence_and_smaller_batches_still_run():
+    result = subprocess.run([sys.executable, "-c", LITTLE_MEMORY], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout == "UsageError there is not enough memory for a run of batch 64; give smaller batches, or free some\n(1, 1048576)\n"
+
+
+FORBIDDEN = """if True:
+    import ctypes, sys, warnings
+    PR_SET_MDWE, REFUSE_EXEC_GAIN = 65, 1
+    import numpy as np, rsk_deploy as rsk
+    if ctypes.CDLL(None).prctl(PR_SET_MDWE, REFUSE_EXEC_GAIN, 0, 0, 0) != 0:
+        sys.exit("this kernel has no PR_SET_MDWE")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sessions = [rsk.Session(sys.argv[1], threads=1) for _ in range(2)]
+    print(*(f"{warning.category.__name__}: {warning.message}" for warning in caught), sep="|")
+    x = np.ones(eval(sys.argv[2]), np.float32)
+    print({step.kernel.split("/")[-1] for step in sessions[1].profile(x)} & {"unrolled"}, np.isfinite(sessions[0](x)).all())
+"""
+
+
+def test_where_pages_cannot_become_executable_other_kernels_run_and_it_is_told_once(shared_work, tmp_path):
+    rsk.save(shared_work, tmp_path / "net.rsk")
+    result = subprocess.run([sys.executable, "-c", FORBIDDEN, str(tmp_path / "net.rsk"), "(1, 32, 40, 40)"], capture_output=True, text=True, check=False)
+    if "PR_SET_MDWE" in result.stderr:
+        pytest.skip("this kernel cannot forbid executable pages to a process")
+    assert result.returncode == 0, result.stderr
+    told, ran = result.stdout.splitlines()
+    assert told.startswith("RuntimeWarning: this system lets no page become executable: sparse layers run without generated code")
+    assert "|" not in told
+    assert ran == "set() True"
+
+
+def test_code_that_may_not_be_generated_is_not_planned(monkeypatch):
+    session_module.tell_that_code_is_forbidden.cache_clear()
+    monkeypatch.setattr(session_module._native, "may_generate_code", lambda: False)
+    with pytest.warns(RuntimeWarning, match="lets no page become executable") as caught:
+        sessions = [Session(fixed(), threads=1) for _ in range(2)]
+    assert len(caught) == 1
+    assert not any(kernel.endswith("/unrolled") for kernel in sessions[0]._kernels)
+    monkeypatch.setenv("RSK_JIT", "0")
+    session_module.tell_that_code_is_forbidden.cache_clear()
+    Session(fixed(), threads=1).close()  # silent: it was asked for
+    session_module.tell_that_code_is_forbidden.cache_clear()

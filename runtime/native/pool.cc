@@ -30,8 +30,9 @@ void wait_while(const std::atomic<Value>& atomic, Value old) {
 
 }  // namespace
 
-Pool::Pool(uint32_t threads) : process_(getpid()) {
-  for (uint32_t number = 1; number < threads; ++number) workers_.emplace_back([this] { work(); });
+Pool::Pool(uint32_t threads) : unclaimed_(threads), process_(getpid()) {
+  workers_.reserve(threads - 1);
+  for (uint32_t lane = 1; lane < threads; ++lane) workers_.emplace_back([this, lane] { work(lane); });
 }
 
 Pool::~Pool() {
@@ -56,33 +57,37 @@ void Pool::run(size_t count, Call call, const void* task) {
   count_ = count;
   pieces_ = static_cast<uint32_t>(std::min(count, kPieces * threads()));
   unfinished_.store(pieces_, std::memory_order_relaxed);
-  unclaimed_.store(pieces_, std::memory_order_release);
+  for (uint32_t lane = 0, begin = 0; lane < threads(); begin = end_of(lane++)) unclaimed_[lane].store(end_of(lane) - begin, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
-  help();
+  help(0);
   for (uint32_t left = unfinished_.load(std::memory_order_acquire); left != 0; left = unfinished_.load(std::memory_order_acquire)) {
     wait_while(unfinished_, left);
   }
 }
 
 // Whoever claims a piece may read the run's fields: the run is not over before the piece is done.
-void Pool::help() {
-  uint32_t left = unclaimed_.load(std::memory_order_acquire);
-  while (left != 0) {
-    if (!unclaimed_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
-    const size_t piece = pieces_ - left;
-    call_(task_, count_ * piece / pieces_, count_ * (piece + 1) / pieces_);
-    if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_one();
-    left = unclaimed_.load(std::memory_order_acquire);
+void Pool::help(uint32_t first) {
+  const auto lanes = static_cast<uint32_t>(unclaimed_.size());
+  for (uint32_t turn = 0; turn < lanes; ++turn) {
+    const uint32_t lane = (first + turn) % lanes;
+    uint32_t left = unclaimed_[lane].load(std::memory_order_acquire);
+    while (left != 0) {
+      if (!unclaimed_[lane].compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+      const size_t piece = end_of(lane) - left;
+      call_(task_, count_ * piece / pieces_, count_ * (piece + 1) / pieces_);
+      if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_one();
+      left = unclaimed_[lane].load(std::memory_order_acquire);
+    }
   }
 }
 
-void Pool::work() {
+void Pool::work(uint32_t lane) {
   for (uint32_t seen = 0;;) {
     wait_while(generation_, seen);
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
-    help();
+    help(lane);
   }
 }
 

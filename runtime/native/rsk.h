@@ -21,6 +21,7 @@ enum rsk_status {
 typedef struct rsk_memory {
   uint64_t weights;      // weights, their index, biases and constants
   uint64_t code;         // generated instructions
+  uint64_t transformed;  // what Winograd layers keep instead of their weights: four times as many, zeros included
   uint64_t activations;  // the arena of one run
   uint64_t scratch;      // packed inputs and partial tiles of one run
   uint64_t contexts;     // how many runs have been in flight at once; each has its own arena and scratch
@@ -40,11 +41,15 @@ uint64_t rsk_input_floats(const rsk_session* session, uint32_t index);
 uint64_t rsk_output_floats(const rsk_session* session, uint32_t index);
 uint32_t rsk_steps(const rsk_session* session);
 const char* rsk_step_kernel(const rsk_session* session, uint32_t step);  // lives as long as the session
+uint64_t rsk_step_bytes(const rsk_session* session, uint32_t step);      // its part of the weights and the code
 rsk_memory rsk_memory_use(rsk_session* session);
 
 // The convolution kernels of this build, best first, as "isa/family"; null after the last.
 const char* rsk_kernel(uint32_t index);
 int rsk_kernel_runs_here(uint32_t index);
+
+// Whether the system lets this process make pages executable. Where not, kernels of generated code refuse every layer.
+int rsk_may_generate_code(void);
 
 #ifdef __cplusplus
 }

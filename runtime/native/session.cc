@@ -19,6 +19,7 @@ constexpr std::array<Maker, static_cast<size_t>(rsk::Op::kCount)> kMakers = {
 };
 
 constexpr uint32_t kMaxThreads = 1024;
+constexpr double kNanosecondsToMake = 50'000;  // a step, roughly
 constexpr size_t kMaxScratchFloats = size_t{1} << 36;
 
 void say(const char* text, char* message, size_t room) {
@@ -55,13 +56,30 @@ rsk_session::rsk_session(const rsk::Plan& plan, uint32_t threads)
       constants_(plan.constants().size_bytes()),
       pool_(std::clamp(threads, uint32_t{1}, kMaxThreads)) {
   std::copy(plan.constants().begin(), plan.constants().end(), constants_.floats());
+  make_steps(plan);
   size_t scratch = 0;
-  for (const rsk::StepRecord& record : plan.steps()) {
-    steps_.push_back(kMakers[static_cast<size_t>(record.op)](plan, record));
-    scratch = std::max(scratch, steps_.back()->scratch_floats());
-  }
+  for (const auto& step : steps_) scratch = std::max(scratch, step->scratch_floats());
   rsk::expect(scratch <= kMaxScratchFloats, "the plan asks for too much memory");
   scratch_bytes_ = scratch * sizeof(float);
+}
+
+// Kernels lay out their weights and generate their code here: what most of the time of loading goes to.
+void rsk_session::make_steps(const rsk::Plan& plan) {
+  const std::vector<rsk::StepRecord>& records = plan.steps();
+  steps_.resize(records.size());
+  std::vector<std::exception_ptr> errors(records.size());
+  pool_.share(records.size(), kNanosecondsToMake * static_cast<double>(records.size()), [&](size_t first, size_t last) {
+    for (size_t number = first; number < last; ++number) {
+      try {
+        steps_[number] = kMakers[static_cast<size_t>(records[number].op)](plan, records[number]);
+      } catch (...) {
+        errors[number] = std::current_exception();
+      }
+    }
+  });
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
 }
 
 std::unique_ptr<rsk_session::Workspace> rsk_session::take() {
@@ -95,10 +113,11 @@ void rsk_session::run(const float* const* inputs, float* const* outputs, double*
 
 rsk_memory rsk_session::memory() {
   const std::lock_guard lock(mutex_);
-  rsk_memory use{constants_.bytes(), 0, arena_bytes_, scratch_bytes_, contexts_};
+  rsk_memory use{constants_.bytes(), 0, 0, arena_bytes_, scratch_bytes_, contexts_};
   for (const auto& step : steps_) {
     use.weights += step->weight_bytes();
     use.code += step->code_bytes();
+    use.transformed += step->transformed_bytes();
   }
   return use;
 }
@@ -120,7 +139,13 @@ uint64_t rsk_input_floats(const rsk_session* session, uint32_t index) { return s
 uint64_t rsk_output_floats(const rsk_session* session, uint32_t index) { return session->outputs()[index]; }
 uint32_t rsk_steps(const rsk_session* session) { return static_cast<uint32_t>(session->steps().size()); }
 const char* rsk_step_kernel(const rsk_session* session, uint32_t step) { return session->steps()[step]->kernel(); }
+uint64_t rsk_step_bytes(const rsk_session* session, uint32_t step) {
+  const rsk::Step& one = *session->steps()[step];
+  return one.weight_bytes() + one.code_bytes() + one.transformed_bytes();
+}
 rsk_memory rsk_memory_use(rsk_session* session) { return session->memory(); }
 
 const char* rsk_kernel(uint32_t index) { return index < rsk::families().size() ? rsk::families()[index].name : nullptr; }
 int rsk_kernel_runs_here(uint32_t index) { return index < rsk::families().size() && rsk::runs_here(rsk::families()[index].isa) ? 1 : 0; }
+
+int rsk_may_generate_code(void) { return rsk::may_generate_code() ? 1 : 0; }

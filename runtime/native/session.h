@@ -25,6 +25,7 @@ struct rsk_session {
   struct Workspace {
     rsk::Memory arena, scratch;
   };
+  void make_steps(const rsk::Plan& plan);
   std::unique_ptr<Workspace> take();
   void put_back(std::unique_ptr<Workspace> workspace);
 

@@ -43,6 +43,7 @@ class Step {
   virtual size_t scratch_floats() const { return 0; }
   virtual size_t weight_bytes() const { return 0; }
   virtual size_t code_bytes() const { return 0; }
+  virtual size_t transformed_bytes() const { return 0; }
   virtual const char* kernel() const { return "portable"; }
 };
 

@@ -19,7 +19,7 @@ struct Form {
   std::vector<uint8_t> bytes;
 };
 
-const char* const kBases[] = {"%rax", "%rcx", "%rdx", "%rbx", "%rsp", "%rbp", "%rsi", "%rdi"};
+const char* const kBases[] = {"%rax", "%rcx", "%rdx", "%rbx", "%rsp", "%rbp", "%rsi", "%rdi", "%r8"};
 constexpr Base kUsed[] = {Base::kRax, Base::kRcx, Base::kRdx, Base::kRbx, Base::kRbp, Base::kRsi, Base::kRdi};
 constexpr int32_t kDisplacements[] = {0, 4, -4, 32, 64, -64, 124, 127, -128, 128, 508, 512, -512, -516, 8128, 8192, -8192, 65536, 2147483644, -2147483647 - 1};
 
@@ -46,26 +46,51 @@ class Forms {
   }
 
   void memory512(int r, Address at) {
-    const std::string unit64 = width(at, 64), unit4 = width(at, 4), m = memory(at), other = zmm(31 - r);
+    const std::string unit64 = width(at, 64), unit16 = width(at, 16), unit4 = width(at, 4), m = memory(at), other = zmm(31 - r);
     add(unit64 + "{evex} vmovups " + m + ", " + zmm(r), [&](Assembler& a) { a.load512(r, at); });
     add(unit64 + "{evex} vmovups " + zmm(r) + ", " + m, [&](Assembler& a) { a.store512(at, r); });
     for (int mask = 1; mask < 8; ++mask) {
       add(unit64 + "vmovups " + m + ", " + zmm(r) + "{%k" + std::to_string(mask) + "}{z}", [&](Assembler& a) { a.load512_masked(r, mask, at); });
     }
+    add(unit64 + "vaddps " + m + ", " + other + ", " + zmm(r), [&](Assembler& a) { a.add512(r, 31 - r, at); });
+    add(unit16 + "vbroadcastf32x4 " + m + ", " + zmm(r), [&](Assembler& a) { a.broadcast_quad512(r, at); });
     add(unit4 + "vbroadcastss " + m + ", " + zmm(r), [&](Assembler& a) { a.broadcast512(r, at); });
     add(unit4 + "vfmadd231ps " + m + "{1to16}, " + other + ", " + zmm(r), [&](Assembler& a) { a.fma512_broadcast(r, 31 - r, at); });
   }
   void registers512(int a, int b, int c) {
     const std::string three = zmm(c) + ", " + zmm(b) + ", " + zmm(a);
     add("vfmadd231ps " + three, [&](Assembler& to) { to.fma512(a, b, c); });
+    add("vmaxps " + three, [&](Assembler& to) { to.maximum512(a, b, c); });
+    add("vminps " + three, [&](Assembler& to) { to.minimum512(a, b, c); });
+    add("vpermilps $" + std::to_string(a * 8 + b % 8) + ", " + zmm(c) + ", " + zmm(a),
+        [&](Assembler& to) { to.permute512(a, c, static_cast<uint8_t>(a * 8 + b % 8)); });
+    const int mask = 1 + (a + b + c) % 7;
+    add("vmovaps " + zmm(c) + ", " + zmm(a) + "{%k" + std::to_string(mask) + "}{z}", [&](Assembler& to) { to.move512_masked(a, mask, c); });
     const int lanes = (a + b + c) % 16;
     add("valignd $" + std::to_string(lanes) + ", " + three, [&](Assembler& to) { to.align512(a, b, c, static_cast<uint8_t>(lanes)); });
+  }
+  void registers256(int a, int b, int c) {
+    const std::string three = ymm(c) + ", " + ymm(b) + ", " + ymm(a);
+    add("{vex3} vmaxps " + three, [&](Assembler& to) { to.maximum256(a, b, c); });
+    add("{vex3} vminps " + three, [&](Assembler& to) { to.minimum256(a, b, c); });
+    add("{vex3} vandps " + three, [&](Assembler& to) { to.and256(a, b, c); });
+    add("{vex3} vpcmpeqd " + three, [&](Assembler& to) { to.equal256(a, b, c); });
+  }
+  void memory_general(Address at) {
+    const std::string unit = width(at, 1), m = memory(at);
+    for (int mask = 1; mask < 8; ++mask) add(unit + "kmovw " + m + ", %k" + std::to_string(mask), [&](Assembler& a) { a.load_mask(mask, at); });
+    add(unit + "prefetcht0 " + m, [&](Assembler& a) { a.prefetch(at); });
+    add(unit + "prefetcht0 " + memory({Base::kR8, at.displacement}), [&](Assembler& a) { a.prefetch({Base::kR8, at.displacement}); });
+    add(unit + "mov " + m + ", %r8", [&](Assembler& a) { a.load(Base::kR8, at); });
+    for (const Base base : kUsed) add(unit + "mov " + m + ", " + kBases[static_cast<int>(base)], [&](Assembler& a) { a.load(base, at); });
   }
   void memory256(int r, Address at) {
     const std::string unit = width(at, 1), m = memory(at);
     add(unit + "{vex3} vmovups " + m + ", " + ymm(r), [&](Assembler& a) { a.load256(r, at); });
     add(unit + "{vex3} vmovups " + ymm(r) + ", " + m, [&](Assembler& a) { a.store256(at, r); });
     add(unit + "{vex3} vbroadcastss " + m + ", " + ymm(r), [&](Assembler& a) { a.broadcast256(r, at); });
+    add(unit + "{vex3} vaddps " + m + ", " + ymm(15 - r) + ", " + ymm(r), [&](Assembler& a) { a.add256(r, 15 - r, at); });
+    add(unit + "{vex3} vbroadcastf128 " + m + ", " + ymm(r), [&](Assembler& a) { a.broadcast_quad256(r, at); });
   }
 };
 
@@ -75,6 +100,10 @@ std::vector<Form> all_forms() {
     for (const int32_t displacement : kDisplacements) {
       for (int r = 0; r < 32; r += 3) forms.memory512(r, {base, displacement});
       for (int r = 0; r < 16; r += 3) forms.memory256(r, {base, displacement});
+      forms.memory_general({base, displacement});
+    }
+    for (const Base source : kUsed) {
+      forms.add("add " + std::string(kBases[static_cast<int>(source)]) + ", " + kBases[static_cast<int>(base)], [&](Assembler& a) { a.add(base, source); });
     }
     for (const int32_t value : {1, 512, 1024, -1024, 2147483647}) {
       // gas has a shorter form for small values and for rax; ours is always the one with four bytes.
@@ -90,6 +119,10 @@ std::vector<Form> all_forms() {
   }
   for (int a = 0; a < 16; ++a) {
     forms.add("{vex3} vxorps " + ymm(a) + ", " + ymm(a) + ", " + ymm(a), [&](Assembler& to) { to.zero256(a); });
+    for (int b = 0; b < 16; ++b)
+      forms.add("{vex3} vpermilps $" + std::to_string(16 * a + b) + ", " + ymm(b) + ", " + ymm(a),
+                [&](Assembler& to) { to.permute256(a, b, static_cast<uint8_t>(16 * a + b)); });
+    for (int b = 0; b < 16; ++b) forms.registers256(a, b, 15 - a);
     for (int b = 0; b < 16; ++b)
       forms.add("{vex3} vfmadd231ps " + ymm(15 - a) + ", " + ymm(b) + ", " + ymm(a), [&](Assembler& to) { to.fma256(a, b, 15 - a); });
   }

@@ -13,9 +13,11 @@
 
 #include "conv.h"
 #include "cpu.h"
+#include "kernels/pack.h"
 
 namespace rsk {
 
+#define WINOGRAD(name, isa, tiles)
 #define KERNEL(name, isa, make) std::unique_ptr<ConvKernel> make(const ConvRequest& request);
 #include "kernels/kernels.def"
 #undef KERNEL
@@ -32,6 +34,7 @@ constexpr Row kRows[] = {
 #define KERNEL(name, isa, make) {name, isa, make},
 #include "kernels/kernels.def"
 #undef KERNEL
+#undef WINOGRAD
 };
 
 using Random = std::mt19937;
@@ -68,8 +71,8 @@ class GuardedFloats {
 // A layer, its input and everything that the obvious loop needs.
 struct Layer {
   Mask mask;
-  bool panel;
-  uint32_t filters, rows, vectors, tiles;
+  bool panel, in_phase;
+  uint32_t filters, rows, vectors, tiles, expected_tiles;
   std::vector<uint32_t> start{0}, columns;
   std::vector<float> values, bias, residual;
   std::unique_ptr<GuardedFloats> x;
@@ -81,9 +84,11 @@ struct Layer {
   explicit Layer(Random& random) {
     mask = static_cast<Mask>(below(random, static_cast<uint32_t>(Mask::kCount)));
     panel = below(random, 2) == 0;
+    in_phase = below(random, 2) == 0;
     filters = below(random, 4) == 0 ? 1 + below(random, 3) : 1 + below(random, 70);
     vectors = 1 + below(random, 4);
     tiles = 1 + below(random, below(random, 8) == 0 ? 40 : 4);
+    expected_tiles = 1 + below(random, 48);
     make_rows(random);
     make_weights(random);
     make_epilogue(random);
@@ -135,12 +140,15 @@ struct Layer {
     for (uint32_t tile = 0; tile < tiles; ++tile) keep.push_back(below(random, 2) == 0 ? ~uint64_t{0} : (uint64_t{random()} << 32 | random()));
   }
 
-  ConvRequest request() const { return {{filters, rows, start.data(), columns.data(), values.data()}, offsets.data(), epilogue, vectors}; }
+  ConvRequest request() const {
+    return {{filters, rows, start.data(), columns.data(), values.data()}, offsets.data(), epilogue, vectors, phase(), expected_tiles};
+  }
+  int32_t phase() const { return in_phase ? static_cast<int32_t>(reinterpret_cast<uintptr_t>(x->data() + origin) / sizeof(float) % 16) : -1; }
 
   std::string describe() const {
-    return std::string(kMaskNames[static_cast<int>(mask)]) + (panel ? " panel, " : " planes, ") + std::to_string(filters) + " filters, " +
-           std::to_string(rows) + " rows, " + std::to_string(vectors) + " vectors, " + std::to_string(tiles) + " tiles, activation " +
-           std::to_string(static_cast<int>(epilogue.activation));
+    return std::string(kMaskNames[static_cast<int>(mask)]) + (panel ? " panel, " : " planes, ") + "phase " + std::to_string(phase()) + ", " +
+           std::to_string(filters) + " filters, " + std::to_string(rows) + " rows, " + std::to_string(vectors) + " vectors, " + std::to_string(tiles) +
+           " tiles, activation " + std::to_string(static_cast<int>(epilogue.activation));
   }
 };
 
@@ -242,6 +250,34 @@ int test_random_layers(uint32_t count) {
   return failures;
 }
 
+// Every copy into a panel against the one that picks lane by lane.
+int test_packing(uint32_t count) {
+  int failures = 0;
+  for (uint32_t seed = 0; seed < count; ++seed) {
+    Random random(seed);
+    PackedLanes pick{{}, static_cast<uint16_t>(random()), below(random, 2) == 0};
+    for (uint8_t& index : pick.index) index = static_cast<uint8_t>(below(random, kWindow));
+    const uint32_t channels = 1 + below(random, 5), from_step = below(random, 40), to_step = 64 + below(random, 20);
+    std::vector<PackedTap> taps(1 + below(random, 4));
+    for (PackedTap& tap : taps) tap = {below(random, 9), 16 * (&tap - taps.data()), below(random, kWindow), static_cast<uint16_t>(random())};
+    const GuardedFloats from(size_t{channels - 1} * from_step + 8 + kWindow), to(size_t{channels - 1} * to_step + 64);
+    for (float& element : from) element = value(random);
+    for (float& element : to) element = value(random);
+    const std::vector<float> before(to.begin(), to.end());
+    pack_portable(pick, taps.data(), taps.size(), from.data(), from_step, to.data(), to_step, channels);
+    std::vector<float> expected(to.begin(), to.end());
+    for (const Isa isa : {Isa::kAvx512, Isa::kAvx2}) {
+      if (!runs_here(isa)) continue;
+      std::copy(before.begin(), before.end(), to.begin());
+      pack_of(isa)(pick, taps.data(), taps.size(), from.data(), from_step, to.data(), to_step, channels);
+      if (std::memcmp(expected.data(), to.data(), expected.size() * sizeof(float)) == 0) continue;
+      std::printf("FAIL packing, %s, seed %u\n", isa_name(isa), seed);
+      ++failures;
+    }
+  }
+  return failures;
+}
+
 // What a kernel cannot do it says.
 int test_refusals() {
   const uint32_t start[] = {0, 1, 2}, columns[] = {0, 1};
@@ -272,7 +308,7 @@ int test_refusals() {
 
 int main(int argc, char** argv) {
   const uint32_t count = argc > 1 ? static_cast<uint32_t>(std::stoul(argv[1])) : 400;
-  const int failures = rsk::test_random_layers(count) + rsk::test_refusals();
+  const int failures = rsk::test_random_layers(count) + rsk::test_packing(count) + rsk::test_refusals();
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }

@@ -1,5 +1,6 @@
 """Writes one plan file a case: small networks that between them have every native step. ``python tests/native/plans.py FOLDER``."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from rsk_deploy.errors import UnsupportedError
 from rsk_deploy.runtime import _native
 from rsk_deploy.runtime.plan import planned
 from rsk_deploy.runtime.records import encode
+
+KERNELS = (Path(__file__).parents[2] / "runtime" / "native" / "kernels" / "kernels.def").read_text()
+
+NEON = [*re.findall(r'^(?:KERNEL|WINOGRAD)\("((?:neon|portable)/\w+)"', KERNELS, re.MULTILINE), "portable"]
+"""The kernels that a 64-bit ARM machine has."""
 
 
 def write(folder, kernels=None):

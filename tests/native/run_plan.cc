@@ -1,5 +1,6 @@
 // Creates and runs sessions from plan files, and from damaged copies of them: any refusal is fine, a crash is not.
-//   run_plan FILE… [--mutations N] [--threads N]     built with sanitizers by tests/native/sanitize.sh
+//   run_plan FILE… [--mutations N] [--threads N]
+//   run_plan FILE… --answers     reads each plan's inputs from FILE.in, writes its outputs to FILE.out, prints its kernels
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -64,6 +65,35 @@ bool run(const Aligned& plan, std::uint32_t threads) {
   return true;
 }
 
+std::vector<std::vector<float>> floats(std::uint32_t count, const rsk_session* session, std::uint64_t (*size)(const rsk_session*, std::uint32_t)) {
+  std::vector<std::vector<float>> arrays;
+  for (std::uint32_t i = 0; i < count; ++i) arrays.emplace_back(size(session, i));
+  return arrays;
+}
+
+// Runs a plan once on its own inputs, or prints why it is refused; false if it does not run.
+bool answer(const std::string& path, const Aligned& plan, std::uint32_t threads) {
+  char message[256] = "";
+  rsk_session* session = nullptr;
+  if (rsk_create(plan.data, plan.size, threads, &session, message, sizeof message) != RSK_OK) return std::puts(message), true;
+  auto inputs = floats(rsk_inputs(session), session, rsk_input_floats), outputs = floats(rsk_outputs(session), session, rsk_output_floats);
+  std::ifstream from(path + ".in", std::ios::binary);
+  std::vector<const float*> read;
+  std::vector<float*> written;
+  for (auto& input : inputs) {
+    from.read(reinterpret_cast<char*>(input.data()), static_cast<std::streamsize>(4 * input.size()));
+    read.push_back(input.data());
+  }
+  for (auto& output : outputs) written.push_back(output.data());
+  const bool ran = from.good() && rsk_run(session, read.data(), written.data(), nullptr, message, sizeof message) == RSK_OK;
+  std::ofstream to(path + ".out", std::ios::binary);
+  for (const auto& output : outputs) to.write(reinterpret_cast<const char*>(output.data()), static_cast<std::streamsize>(4 * output.size()));
+  for (std::uint32_t step = 0; step < rsk_steps(session); ++step) std::printf("%s ", rsk_step_kernel(session, step));
+  std::puts(message);
+  rsk_destroy(session);
+  return ran;
+}
+
 void damage(std::vector<char>& plan, std::mt19937_64& random) {
   const std::size_t structure = std::min<std::size_t>(plan.size(), 16384);
   for (std::uint64_t count = 1 + random() % 3; count > 0; --count) {
@@ -93,6 +123,8 @@ void damage(std::vector<char>& plan, std::mt19937_64& random) {
 int main(int count, char** arguments) {
   std::uint32_t threads = 1;
   std::uint64_t mutations = 0, refused = 0, plans = 0;
+  bool answers = false;
+  std::vector<std::string> paths;
   std::vector<std::vector<char>> files;
   for (int i = 1; i < count; ++i) {
     const std::string argument = arguments[i];
@@ -101,11 +133,16 @@ int main(int count, char** arguments) {
       (argument == "--threads" ? static_cast<void>(threads = static_cast<std::uint32_t>(value)) : static_cast<void>(mutations = value));
       continue;
     }
+    if (argument == "--answers") {
+      answers = true;
+      continue;
+    }
+    paths.push_back(argument);
     std::ifstream file(argument, std::ios::binary);
     files.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
   }
   for (const auto& file : files) {
-    if (!run(Aligned(file), threads)) {
+    if (!(answers ? answer(paths[plans], Aligned(file), threads) : run(Aligned(file), threads))) {
       std::puts("a sound plan was refused");
       return 1;
     }

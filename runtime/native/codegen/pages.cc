@@ -8,29 +8,36 @@ namespace rsk {
 
 namespace {
 
-constexpr size_t kHugePage = size_t{1} << 21;
+// A loop over more code than this is faster on huge pages: 590 KB, 128@16², 4 of 9: 89 % of the peak, and 87 on small pages.
+constexpr size_t kHugePage = size_t{1} << 21, kWorthAHugePage = size_t{1} << 18;
 
 }  // namespace
 
 CodePages::CodePages(std::span<const uint8_t> code) {
   if (code.empty()) return;
-  void* pages = mmap(nullptr, code.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (pages == MAP_FAILED) return;
+  const bool huge = code.size() >= kWorthAHugePage;
+  mapped_ = huge ? (code.size() / kHugePage + 2) * kHugePage : code.size();
+  void* mapping = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping == MAP_FAILED) return;
+  mapping_ = static_cast<uint8_t*>(mapping);
+  uint8_t* start = mapping_;
+  size_t used = code.size();
 #ifdef MADV_HUGEPAGE
-  if (code.size() >= kHugePage) madvise(pages, code.size(), MADV_HUGEPAGE);
-#endif
-  std::memcpy(pages, code.data(), code.size());
-  if (mprotect(pages, code.size(), PROT_READ | PROT_EXEC) != 0) {
-    munmap(pages, code.size());
-    return;
+  if (huge) {
+    start += -reinterpret_cast<uintptr_t>(mapping) % kHugePage;
+    used = mapped_ - kHugePage;
+    madvise(start, used, MADV_HUGEPAGE);
   }
-  __builtin___clear_cache(static_cast<char*>(pages), static_cast<char*>(pages) + code.size());
-  data_ = static_cast<uint8_t*>(pages);
+#endif
+  std::memcpy(start, code.data(), code.size());
+  if (mprotect(start, used, PROT_READ | PROT_EXEC) != 0) return;
+  __builtin___clear_cache(reinterpret_cast<char*>(start), reinterpret_cast<char*>(start) + code.size());
+  data_ = start;
   bytes_ = code.size();
 }
 
 CodePages::~CodePages() {
-  if (data_ != nullptr) munmap(data_, bytes_);
+  if (mapping_ != nullptr) munmap(mapping_, mapped_);
 }
 
 }  // namespace rsk

@@ -20,8 +20,8 @@ class CodePages {
   size_t bytes() const { return bytes_; }
 
  private:
-  uint8_t* data_ = nullptr;
-  size_t bytes_ = 0;
+  uint8_t *mapping_ = nullptr, *data_ = nullptr;
+  size_t mapped_ = 0, bytes_ = 0;
 };
 
 }  // namespace rsk

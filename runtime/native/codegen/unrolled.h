@@ -7,16 +7,47 @@
 #include <vector>
 
 #include "conv.h"
+#include "cpu.h"
 
 namespace rsk {
 
-// How many filters and how many 16-float vectors the registers hold.
+// How many filters and how many 16-float vectors the registers hold, after how many bytes of code a piece ends, and how many
+// fours of sixteen weights are loaded together, where the generator knows that.
 struct RegisterTile {
   uint32_t filters, vectors;
+  uint32_t piece_bytes = 16384;
+  uint32_t quads = 0;
 };
 
-// A piece of a block's code: void(const float* weights, const float* x, float* sums). It adds to (the first piece: sets)
-// sums[filter][16·vectors], which are aligned to 64 bytes.
+struct UnrolledRequest {
+  Matrix matrix;
+  const int32_t* offsets;  // less than 2²⁹ away from 0
+  uint32_t vectors;        // of a tile
+  int32_t phase = -1;      // as in ConvRequest
+  uint32_t tiles = 1;      // that follow each other in a piece
+  const Epilogue* epilogue = nullptr;
+
+  // Whether generated code applies the epilogue itself.
+  bool finishes() const;
+};
+
+// What a call of a piece takes beside its numbers.
+struct UnrolledCall {
+  // What it prefetches: code and weights that are used soon, as many lines of 64 bytes as GeneratedCode says.
+  const uint8_t* code_ahead = nullptr;
+  const float* weights_ahead = nullptr;
+  // Where a block that is finished goes: filter `i` of it to out + i·stride; strides are in bytes.
+  float* out = nullptr;
+  size_t stride = 0;
+  const float* residual = nullptr;
+  size_t residual_stride = 0;
+  uint64_t keep = 0;
+};
+
+// A piece of a block's code, a function of the machine's usual C calling convention (System V, AAPCS64) that may lie anywhere:
+//   void piece(const float* weights, const float* x, float* sums, const UnrolledCall* call)
+// It adds to (the first piece: sets) sums[filter][16·tile.vectors], which are aligned to 64 bytes; `weights` is where its own
+// begin, aligned to 4 bytes. If the code `finishes`, the last piece applies the epilogue and stores where `call` says.
 struct CodePiece {
   size_t entry = 0;         // in `code`, a multiple of 64
   size_t first_weight = 0;  // in `weights`
@@ -26,15 +57,34 @@ struct GeneratedCode {
   std::vector<uint8_t> code;
   std::vector<float> weights;
   std::vector<CodePiece> pieces;
+  bool finishes = false;
+  uint32_t code_lines_ahead = 0, weight_lines_ahead = 0;  // of a call
 };
 
-constexpr size_t kPieceBytes = 16384;  // a piece that is run for many tiles stays in the caches for instructions
+constexpr int64_t kUnrolledReach = (1 << 29) - 64;  // how far from 0 an offset may be: 32-bit displacements in bytes
 
-RegisterTile unrolled_tile_avx512(uint32_t vectors);
-RegisterTile unrolled_tile_avx2(uint32_t vectors);
+// Filters whose sums are in registers together, and their pieces, which run one after the other.
+struct UnrolledBlock {
+  std::vector<uint32_t> filters;
+  size_t first = 0, last = 0;  // pieces
+};
 
-// Appends the code of `filters` (at most the tile's) to `out`. Offsets are less than 2²⁹ away from 0.
-void generate_unrolled_avx512(const Matrix& matrix, const int32_t* offsets, std::span<const uint32_t> filters, RegisterTile tile, GeneratedCode& out);
-void generate_unrolled_avx2(const Matrix& matrix, const int32_t* offsets, std::span<const uint32_t> filters, RegisterTile tile, GeneratedCode& out);
+struct UnrolledLayer {
+  RegisterTile tile;
+  GeneratedCode generated;
+  std::vector<UnrolledBlock> blocks;
+};
+
+// The code of a layer for any machine, this one or not. A tile that has more vectors than the code's is passed over in steps of
+// `tile.vectors`. With an epilogue the code finishes if it can.
+UnrolledLayer unrolled_layer(const UnrolledRequest& request, Isa isa);
+
+RegisterTile unrolled_tile_avx512(const UnrolledRequest& request);
+RegisterTile unrolled_tile_avx2(const UnrolledRequest& request);
+RegisterTile unrolled_tile_neon(const UnrolledRequest& request);
+
+// Appends the code of `filters` (at most the tile's) to `out`.
+using GenerateUnrolled = void(const UnrolledRequest& request, std::span<const uint32_t> filters, RegisterTile tile, GeneratedCode& out);
+GenerateUnrolled generate_unrolled_avx512, generate_unrolled_avx2, generate_unrolled_neon;
 
 }  // namespace rsk

@@ -1,7 +1,8 @@
 #include <algorithm>
-#include <numeric>
-#include <utility>
+#include <bit>
+#include <cstddef>
 
+#include "entries.h"
 #include "unrolled.h"
 #include "x86.h"
 
@@ -12,14 +13,7 @@ namespace {
 using x86::Address;
 using x86::Base;
 
-constexpr Base kWeights = Base::kRdi, kX = Base::kRsi, kSums = Base::kRdx;
-
-// One nonzero of the block.
-struct Entry {
-  uint32_t rank;    // of its row, by offset
-  uint32_t filter;  // in the block
-  float weight;
-};
+constexpr Base kWeights = Base::kRdi, kX = Base::kRsi, kSums = Base::kRdx, kCall = Base::kRcx, kCodeAhead = Base::kRax, kWeightsAhead = Base::kR8;
 
 // The stream of weights: a pointer that moves so that one-byte displacements reach the next 256 weights.
 class Stream {
@@ -37,6 +31,11 @@ class Stream {
     return address;
   }
 
+  // The next weight begins a line of sixteen, as a piece's first does.
+  void align() {
+    while (at_ % 64 != 0) next(0);
+  }
+
  private:
   static constexpr int32_t kReach = 512;  // bytes; ±128 weights
   x86::Assembler& assembler_;
@@ -44,119 +43,224 @@ class Stream {
   int32_t at_ = -kReach;
 };
 
-// Rows that start a few floats after the first of them, such as the taps of one line of a kernel.
+constexpr int32_t kLineFloats = 16;
+constexpr int32_t kLineLoads = 3;  // of a line at most: there are as many registers
+
+// Loads from `base`, which is aligned, to the end of the tap at `last`.
+int32_t loads_of(int32_t base, int32_t last) { return (last - base + kLineFloats - 1) / kLineFloats + 1; }
+
+// Rows that start a few floats after each other, such as the taps of one line of a kernel.
 struct Line {
   uint32_t first, end;  // ranks
-  int32_t reach;        // floats from the first row's start to the last's
 };
 
-// The rows in order of where they start, so that the rows of a line are neighbours however the input is laid out.
-struct Order {
-  std::vector<uint32_t> ranks;   // of each row
-  std::vector<int32_t> offsets;  // of each rank
+// The rows in order, cut into lines.
+struct Order : RowOrder {
   std::vector<Line> lines;
-  int32_t reach = 0;  // the largest of a line
+  int32_t reach = 0;  // floats from the start of a line's first row to that of its last, at most
 
-  Order(uint32_t rows, const int32_t* offset_of_row) : ranks(rows) {
-    std::vector<uint32_t> order(rows);
-    std::iota(order.begin(), order.end(), 0U);
-    std::stable_sort(order.begin(), order.end(), [&](uint32_t left, uint32_t right) { return offset_of_row[left] < offset_of_row[right]; });
-    for (uint32_t rank = 0; rank < rows; ++rank) {
-      ranks[order[rank]] = rank;
-      offsets.push_back(offset_of_row[order[rank]]);
-      const bool goes_on = rank > 0 && offsets[rank] > offsets[rank - 1] && offsets[rank] - offsets[lines.back().first] < 16;
-      if (!goes_on) lines.push_back({rank, rank, 0});
+  Order(const UnrolledRequest& request) : RowOrder(request.matrix.rows, request.offsets) {
+    for (uint32_t rank = 0; rank < request.matrix.rows; ++rank) {
+      if (rank == 0 || !goes_on(request.phase, rank)) lines.push_back({rank, rank});
       lines.back().end = rank + 1;
-      lines.back().reach = offsets[rank] - offsets[lines.back().first];
-      reach = std::max(reach, lines.back().reach);
+      reach = std::max(reach, offsets[rank] - offsets[lines.back().first]);
     }
+  }
+
+ private:
+  bool goes_on(int32_t phase, uint32_t rank) const {
+    const int32_t first = offsets[lines.back().first], before = offsets[rank - 1], at = offsets[rank];
+    if (at == before || at - before >= kLineFloats) return false;
+    return phase < 0 ? at - first < kLineFloats : loads_of(first - ((first + phase) & (kLineFloats - 1)), at) <= kLineLoads;
   }
 };
 
-// By rank, and by filter within a rank: counted, not compared, for this is most of what generating takes.
-std::vector<Entry> entries_of(const Matrix& matrix, std::span<const uint32_t> filters, const Order& order) {
-  const auto each = [&](auto use) {
-    for (uint32_t i = 0; i < filters.size(); ++i) {
-      for (uint32_t at = matrix.start[filters[i]]; at < matrix.start[filters[i] + 1]; ++at) use(Entry{order.ranks[matrix.columns[at]], i, matrix.values[at]});
-    }
-  };
-  std::vector<size_t> next(size_t{matrix.rows} + 1);
-  each([&](const Entry& entry) { ++next[entry.rank + 1]; });
-  std::partial_sum(next.begin(), next.end(), next.begin());
-  std::vector<Entry> entries(next.back());
-  each([&](const Entry& entry) { entries[next[entry.rank]++] = entry; });
-  return entries;
+// What is loaded of a line, for its taps to be shifted out of: `loads` vectors from `base` on, the last of them only as far as
+// the last tap needs it if `partial`.
+struct Window {
+  int32_t base = 0;
+  int32_t loads = 0;
+  bool partial = false;
+};
+
+// Where finished sums go.
+constexpr Base kOut = Base::kRax, kStride = Base::kRsi, kResidual = Base::kRdx, kResidualStride = Base::kRdi;
+
+void load_output(x86::Assembler& assembler, bool residual) {
+  const auto load = [&](Base target, size_t field) { assembler.load(target, {kCall, static_cast<int32_t>(field)}); };
+  load(kOut, offsetof(UnrolledCall, out));
+  load(kStride, offsetof(UnrolledCall, stride));
+  if (!residual) return;
+  load(kResidual, offsetof(UnrolledCall, residual));
+  load(kResidualStride, offsetof(UnrolledCall, residual_stride));
 }
 
 struct Avx512 {
   x86::Assembler& assembler;
-  RegisterTile tile;
-  uint32_t filters;
-  int32_t reach;  // of the lines whose taps are shifted out of one load: mask 1 reads what the last tap has beyond the first
+  const UnrolledRequest& request;
+  uint32_t filters, quads;
+  int32_t reach;  // mask 1 is what a partial load reads
+  int in = kTap;  // register of the tap
 
-  static constexpr bool kShifts = true;
-  int sum(uint32_t filter, uint32_t vector) const { return static_cast<int>(filter * tile.vectors + vector); }
-  int line(uint32_t vector) const { return 31 - static_cast<int>(vector); }                // tile.vectors + 1 of them
-  int tap(uint32_t vector) const { return 30 - static_cast<int>(tile.vectors + vector); }  // tile.vectors of them
-  int weight() const { return 30 - static_cast<int>(2 * tile.vectors); }                   // free where tile.vectors > 1
+  static constexpr uint32_t kFilters = 26;
+  static constexpr int kWeight = 26, kQuad = 27, kTap = 28, kLine = 31;  // a line: downwards to the tap
+  static constexpr int kLow = 31, kHigh = 30, kZero = 31, kMaskPartial = 1, kMaskKeep = 2;
 
-  void begin(bool first) {
-    if (reach > 0) assembler.set_mask(1, (1U << reach) - 1);
-    each_sum([&](int number, Address at) { first ? assembler.zero512(number) : assembler.load512(number, at); });
+  void begin(bool first, std::span<const uint32_t> numbers, Stream& stream) {
+    if (request.phase < 0 && reach > 0) assembler.set_mask(kMaskPartial, (1U << reach) - 1);
+    const bool biased = request.finishes() && request.epilogue->bias != nullptr;
+    for (int filter = 0; filter < static_cast<int>(filters); ++filter) {
+      if (!first)
+        assembler.load512(filter, {kSums, 64 * filter});
+      else if (biased)
+        assembler.broadcast512(filter, stream.next(request.epilogue->bias[numbers[static_cast<size_t>(filter)]]));
+      else
+        assembler.zero512(filter);
+    }
+    stream.align();
   }
-  void end() {
-    each_sum([&](int number, Address at) { assembler.store512(at, number); });
+
+  void end(bool last, Stream& stream) {
+    if (last && request.finishes()) {
+      finish(stream);
+    } else {
+      for (int filter = 0; filter < static_cast<int>(filters); ++filter) assembler.store512({kSums, 64 * filter}, filter);
+    }
     assembler.leave();
   }
-  template <class Use>
-  void each_sum(Use use) {
-    for (int number = 0; number < static_cast<int>(filters * tile.vectors); ++number) use(number, {kSums, 64 * number});
+
+  void finish(Stream& stream) {
+    const auto [bias, activation, alpha, beta, residual] = *request.epilogue;
+    if (activation == Activation::kRelu) assembler.zero512(kZero);
+    if (activation == Activation::kClip) assembler.broadcast512(kLow, stream.next(alpha)), assembler.broadcast512(kHigh, stream.next(beta));
+    load_output(assembler, residual);
+    assembler.load_mask(kMaskKeep, {kCall, offsetof(UnrolledCall, keep)});
+    for (int filter = 0; filter < static_cast<int>(filters); ++filter) {
+      if (residual) assembler.add512(filter, filter, {kResidual, 0}), assembler.add(kResidual, kResidualStride);
+      if (activation == Activation::kRelu) assembler.maximum512(filter, kZero, filter);
+      if (activation == Activation::kClip) assembler.maximum512(filter, kLow, filter), assembler.minimum512(filter, kHigh, filter);
+      assembler.move512_masked(filter, kMaskKeep, filter);
+      assembler.store512({kOut, 0}, filter);
+      assembler.add(kOut, kStride);
+    }
   }
 
-  void load_tap(int32_t offset) {
-    for (uint32_t v = 0; v < tile.vectors; ++v) assembler.load512(tap(v), {kX, 4 * offset + 64 * static_cast<int32_t>(v)});
+  // The loads of a line that take fewer slots than loads of its taps would, if there are such. A load that crosses a cache line
+  // takes two of the slots that the weights need; a shift takes none. 128@16², 4 of 9: 86 % of the peak, and 79 without a phase.
+  Window window(std::span<const int32_t> taps) const {
+    const auto count = static_cast<int32_t>(taps.size());
+    if (request.phase < 0) return count > 2 && taps.back() - taps.front() == reach ? Window{taps.front(), 2, true} : Window{};
+    const auto within = [&](int32_t offset) { return (offset + request.phase) & (kLineFloats - 1); };
+    const int32_t base = taps.front() - within(taps.front()), loads = loads_of(base, taps.back());
+    const auto aligned = static_cast<int32_t>(std::count_if(taps.begin(), taps.end(), [&](int32_t tap) { return within(tap) == 0; }));
+    return loads < 2 * count - aligned ? Window{base, loads, false} : Window{};
   }
-  void load_line(int32_t offset) {
-    for (uint32_t v = 0; v < tile.vectors; ++v) assembler.load512(line(v), {kX, 4 * offset + 64 * static_cast<int32_t>(v)});
-    assembler.load512_masked(line(tile.vectors), 1, {kX, 4 * offset + 64 * static_cast<int32_t>(tile.vectors)});
+
+  void load_window(const Window& window) {
+    for (int32_t i = 0; i < window.loads; ++i) {
+      const Address from{kX, 4 * (window.base + 16 * i)};
+      if (window.partial && i + 1 == window.loads)
+        assembler.load512_masked(kLine - i, kMaskPartial, from);
+      else
+        assembler.load512(kLine - i, from);
+    }
   }
-  void shift_tap(int32_t lanes) {
-    for (uint32_t v = 0; v < tile.vectors; ++v) assembler.align512(tap(v), line(v + 1), line(v), static_cast<uint8_t>(lanes));
+
+  void load_tap(int32_t offset, const Window& window) {
+    const int32_t shift = offset - window.base;
+    const int low = kLine - shift / 16;
+    in = window.loads > 0 && shift % 16 == 0 ? low : kTap;
+    if (window.loads == 0) assembler.load512(kTap, {kX, 4 * offset});
+    if (window.loads > 0 && shift % 16 != 0) assembler.align512(kTap, low - 1, low, static_cast<uint8_t>(shift % 16));
   }
-  void multiply(uint32_t filter, Address from, bool from_line) {
-    const auto in = [&](uint32_t v) { return from_line ? line(v) : tap(v); };
-    if (tile.vectors == 1) return assembler.fma512_broadcast(sum(filter, 0), in(0), from);
-    assembler.broadcast512(weight(), from);
-    for (uint32_t v = 0; v < tile.vectors; ++v) assembler.fma512(sum(filter, v), in(v), weight());
+
+  // A multiply-add takes its weight from memory, and with it the slot of a load. The last `quads` fours of each sixteen weights
+  // take one load together and a shuffle each, for which there is a port of its own.
+  void multiply(uint32_t filter, Address from) {
+    const auto sum = static_cast<int>(filter);
+    const uint32_t lane = static_cast<uint32_t>(from.displacement) / 4 % 16;
+    if (lane < 16 - 4 * quads) return assembler.fma512_broadcast(sum, in, from);
+    if (lane % 4 == 0) assembler.broadcast_quad512(kQuad, from);
+    assembler.permute512(kWeight, kQuad, static_cast<uint8_t>(lane % 4 * 0x55));
+    assembler.fma512(sum, in, kWeight);
   }
 };
 
 struct Avx2 {
   x86::Assembler& assembler;
-  RegisterTile tile;
-  uint32_t filters;
+  const UnrolledRequest& request;
+  uint32_t filters, quads;
   int32_t reach;
 
-  static constexpr bool kShifts = false;
-  static constexpr int kTap = 12, kWeight = 14;
+  static constexpr int kTap = 12, kWeight = 14, kQuad = 15;
+  static constexpr int kKeep = 12, kLow = 14, kHigh = 15, kZero = 14;
 
-  void begin(bool first) {
-    each_sum([&](int number, Address at) { first ? assembler.zero256(number) : assembler.load256(number, at); });
+  void begin(bool first, std::span<const uint32_t> numbers, Stream& stream) {
+    const bool biased = request.finishes() && request.epilogue->bias != nullptr;
+    for (size_t filter = 0; filter < filters; ++filter) {
+      const Address bias = first && biased ? stream.next(request.epilogue->bias[numbers[filter]]) : Address{};
+      for (int half = 0; half < 2; ++half) {
+        const int number = static_cast<int>(2 * filter) + half;
+        if (!first)
+          assembler.load256(number, {kSums, 32 * number});
+        else if (biased)
+          assembler.broadcast256(number, bias);
+        else
+          assembler.zero256(number);
+      }
+    }
+    stream.align();
   }
-  void end() {
-    each_sum([&](int number, Address at) { assembler.store256(at, number); });
+
+  void end(bool last, Stream& stream) {
+    if (last && request.finishes()) {
+      finish(stream);
+    } else {
+      for (int number = 0; number < static_cast<int>(2 * filters); ++number) assembler.store256({kSums, 32 * number}, number);
+    }
     assembler.leave();
   }
-  template <class Use>
-  void each_sum(Use use) {
-    for (int number = 0; number < static_cast<int>(2 * filters); ++number) use(number, {kSums, 32 * number});
+
+  void finish(Stream& stream) {
+    const auto [bias, activation, alpha, beta, residual] = *request.epilogue;
+    load_keep(stream);
+    if (activation == Activation::kRelu) assembler.zero256(kZero);
+    if (activation == Activation::kClip) assembler.broadcast256(kLow, stream.next(alpha)), assembler.broadcast256(kHigh, stream.next(beta));
+    load_output(assembler, residual);
+    for (int number = 0; number < static_cast<int>(2 * filters); ++number) {
+      const int half = number % 2;
+      if (residual) assembler.add256(number, number, {kResidual, 32 * half});
+      if (activation == Activation::kRelu) assembler.maximum256(number, kZero, number);
+      if (activation == Activation::kClip) assembler.maximum256(number, kLow, number), assembler.minimum256(number, kHigh, number);
+      assembler.and256(number, number, kKeep + half);
+      assembler.store256({kOut, 32 * half}, number);
+      if (half == 1) assembler.add(kOut, kStride);
+      if (half == 1 && residual) assembler.add(kResidual, kResidualStride);
+    }
   }
 
-  void load_tap(int32_t offset) {
+  // The bits to keep as masks of lanes: those of a lane's bit, which stands in the stream, that equal it.
+  void load_keep(Stream& stream) {
+    stream.align();
+    const Address bits = stream.next(std::bit_cast<float>(1));
+    for (int32_t bit = 1; bit < 16; ++bit) stream.next(std::bit_cast<float>(1 << bit));
+    assembler.broadcast256(kLow, {kCall, offsetof(UnrolledCall, keep)});
+    for (int half = 0; half < 2; ++half) {
+      assembler.load256(kKeep + half, {bits.base, bits.displacement + 32 * half});
+      assembler.and256(kHigh, kKeep + half, kLow);
+      assembler.equal256(kKeep + half, kHigh, kKeep + half);
+    }
+  }
+
+  Window window(std::span<const int32_t>) const { return {}; }
+  void load_window(const Window&) {}
+  void load_tap(int32_t offset, const Window&) {
     for (int half = 0; half < 2; ++half) assembler.load256(kTap + half, {kX, 4 * offset + 32 * half});
   }
-  void multiply(uint32_t filter, Address from, bool) {
-    assembler.broadcast256(kWeight, from);
+  void multiply(uint32_t filter, Address from) {
+    const int32_t lane = from.displacement / 4 & 3;
+    if (lane == 0) assembler.broadcast_quad256(kQuad, from);
+    assembler.permute256(kWeight, kQuad, static_cast<uint8_t>(lane * 0x55));
     for (int half = 0; half < 2; ++half) assembler.fma256(static_cast<int>(2 * filter) + half, kTap + half, kWeight);
   }
 };
@@ -164,19 +268,26 @@ struct Avx2 {
 template <class Isa>
 class Generator {
  public:
-  Generator(const Matrix& matrix, const int32_t* offsets, std::span<const uint32_t> filters, RegisterTile tile, GeneratedCode& out)
-      : filters_(static_cast<uint32_t>(filters.size())), tile_(tile), order_(matrix.rows, offsets), entries_(entries_of(matrix, filters, order_)), out_(out) {}
+  Generator(const UnrolledRequest& request, std::span<const uint32_t> filters, RegisterTile tile, GeneratedCode& out)
+      : request_(request), filters_(filters), tile_(tile), order_(request), entries_(entries_of(request.matrix, filters, order_)), out_(out) {}
 
   void run() {
+    out_.finishes = request_.finishes();
+    out_.code_lines_ahead = tile_.piece_bytes / kLine / std::max(request_.tiles, 1U) + 1;
+    out_.weight_lines_ahead = out_.code_lines_ahead / 2 + 1;  // a nonzero takes 7 bytes of code or more
     auto line = order_.lines.begin();
     do {
       x86::Assembler assembler;
-      Isa isa{assembler, tile_, filters_, order_.reach};
+      Isa isa{assembler, request_, static_cast<uint32_t>(filters_.size()), tile_.quads, order_.reach};
       out_.pieces.push_back({out_.code.size(), out_.weights.size()});
-      isa.begin(at_ == 0);
       Stream stream(assembler, out_.weights);
-      for (; line != order_.lines.end() && assembler.size() < kPieceBytes; ++line) emit(isa, stream, *line);
-      isa.end();
+      isa.begin(at_ == 0, filters_, stream);
+      assembler.load(kCodeAhead, {kCall, offsetof(UnrolledCall, code_ahead)});
+      assembler.load(kWeightsAhead, {kCall, offsetof(UnrolledCall, weights_ahead)});
+      fetched_ = 0;
+      for (; line != order_.lines.end() && assembler.size() < tile_.piece_bytes; ++line) emit(isa, stream, *line);
+      isa.end(at_ == entries_.size(), stream);
+      stream.align();
       out_.code.insert(out_.code.end(), assembler.code().begin(), assembler.code().end());
       out_.code.resize((out_.code.size() + 63) / 64 * 64, kTrap);
     } while (at_ < entries_.size());
@@ -184,55 +295,66 @@ class Generator {
 
  private:
   static constexpr uint8_t kTrap = 0xCC;
+  static constexpr uint32_t kLine = 64;
 
   void emit(Isa& isa, Stream& stream, const Line& line) {
-    const bool shifts = loads_less(line);
-    if constexpr (Isa::kShifts) {
-      if (shifts) isa.load_line(order_.offsets[line.first]);
+    std::vector<int32_t> taps;  // those that the block uses
+    for (size_t i = at_; i < entries_.size() && entries_[i].rank < line.end; ++i) {
+      const int32_t offset = order_.offsets[entries_[i].rank];
+      if (taps.empty() || taps.back() != offset) taps.push_back(offset);
     }
-    while (at_ < entries_.size() && entries_[at_].rank < line.end) {
-      const uint32_t rank = entries_[at_].rank;
-      const int32_t lanes = order_.offsets[rank] - order_.offsets[line.first];
-      if constexpr (Isa::kShifts) {
-        if (shifts && lanes > 0) isa.shift_tap(lanes);
-      }
-      if (!shifts) isa.load_tap(order_.offsets[rank]);
-      for (; at_ < entries_.size() && entries_[at_].rank == rank; ++at_)
-        isa.multiply(entries_[at_].filter, stream.next(entries_[at_].weight), shifts && lanes == 0);
+    if (taps.empty()) return;
+    const Window window = isa.window(taps);
+    isa.load_window(window);
+    for (const int32_t tap : taps) {
+      isa.load_tap(tap, window);
+      fetch_ahead(isa.assembler);
+      for (; at_ < entries_.size() && order_.offsets[entries_[at_].rank] == tap; ++at_) isa.multiply(entries_[at_].filter, stream.next(entries_[at_].weight));
     }
   }
 
-  // Whether the line's vectors and its tail are fewer loads than the taps that the block uses. A load of a tap crosses a
-  // cache line and takes two of the slots that the weights need; a shift takes none. Medians of 5 interleaved runs with and
-  // without: 79 and 92 µs (64@32², 2 of 9, 13×2), 156 and 188 (128@28², 90 %, 13×2), 165 and 173 (128@16², 4 of 9, 28×1),
-  // 150 and 152 (64@32², 4 of 9, 13×2: not bound by loads).
-  bool loads_less(const Line& line) const {
-    if (!Isa::kShifts || line.reach == 0 || line.reach != order_.reach) return false;
-    uint32_t taps = 0, last = ~0U;
-    for (size_t i = at_; i < entries_.size() && entries_[i].rank < line.end; ++i) taps += std::exchange(last, entries_[i].rank) != entries_[i].rank;
-    return taps * tile_.vectors > tile_.vectors + 1;
+  // As much as the piece has advanced. Spread over the code: all at once they would hold up its own loads.
+  void fetch_ahead(x86::Assembler& assembler) {
+    const auto due = static_cast<uint32_t>(out_.code_lines_ahead * assembler.size() / tile_.piece_bytes);
+    for (; fetched_ < std::min(due, out_.code_lines_ahead); ++fetched_) {
+      assembler.prefetch({kCodeAhead, static_cast<int32_t>(kLine * fetched_)});
+      if (fetched_ % 2 == 0) assembler.prefetch({kWeightsAhead, static_cast<int32_t>(kLine * fetched_ / 2)});
+    }
   }
 
-  uint32_t filters_;
+  const UnrolledRequest& request_;
+  std::span<const uint32_t> filters_;
   RegisterTile tile_;
   Order order_;
   std::vector<Entry> entries_;
   GeneratedCode& out_;
   size_t at_ = 0;
+  uint32_t fetched_ = 0;  // lines
 };
 
 }  // namespace
 
-// 28×1 takes its weights from memory in the multiply-add; 13×2 loads a weight once for two and needs five registers for a line.
-RegisterTile unrolled_tile_avx512(uint32_t vectors) { return vectors % 2 == 0 ? RegisterTile{13, 2} : RegisterTile{28, 1}; }
-RegisterTile unrolled_tile_avx2(uint32_t) { return {6, 1}; }
-
-void generate_unrolled_avx512(const Matrix& matrix, const int32_t* offsets, std::span<const uint32_t> filters, RegisterTile tile, GeneratedCode& out) {
-  Generator<Avx512>(matrix, offsets, filters, tile, out).run();
+// A piece that many tiles run stays in the cache of decoded instructions: it may have more of them, and the loads are the limit.
+// With few tiles the code comes from the second-level cache, at 16 bytes a cycle. Shares of the peak with 0, 1 and 2 quads:
+// 64@32², 4 of 9: 88, 92, 87; 64@32², 90 %: 67, 72, 78; 128@16², 4 of 9: 87, 80, –.
+RegisterTile unrolled_tile_avx512(const UnrolledRequest& request) {
+  constexpr uint32_t kManyTiles = 24, kSomeTiles = 8;
+  const Matrix& matrix = request.matrix;
+  const double density = static_cast<double>(matrix.start[matrix.filters]) / (static_cast<double>(matrix.filters) * matrix.rows);
+  const uint32_t quads = (request.tiles >= kManyTiles ? 1 : 0) + (request.tiles >= kSomeTiles && density < 0.15 ? 1 : 0);
+  const uint32_t piece_bytes = request.tiles >= kManyTiles ? 16384 : request.tiles > 1 ? 24576 : 65536;
+  return {Avx512::kFilters, 1, piece_bytes, quads};
 }
 
-void generate_unrolled_avx2(const Matrix& matrix, const int32_t* offsets, std::span<const uint32_t> filters, RegisterTile tile, GeneratedCode& out) {
-  Generator<Avx2>(matrix, offsets, filters, tile, out).run();
+// All weights by quads, for 6×1 has three loads a tap as it is: 64@32², 4 of 9: 91 % of the peak, and 86 with a load for each weight.
+RegisterTile unrolled_tile_avx2(const UnrolledRequest&) { return {6, 1, 8192}; }
+
+void generate_unrolled_avx512(const UnrolledRequest& request, std::span<const uint32_t> filters, RegisterTile tile, GeneratedCode& out) {
+  Generator<Avx512>(request, filters, tile, out).run();
+}
+
+void generate_unrolled_avx2(const UnrolledRequest& request, std::span<const uint32_t> filters, RegisterTile tile, GeneratedCode& out) {
+  Generator<Avx2>(request, filters, tile, out).run();
 }
 
 }  // namespace rsk

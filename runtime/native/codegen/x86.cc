@@ -22,7 +22,7 @@ void Assembler::word(int32_t value) {
 
 // ModRM and displacement. EVEX counts a one-byte displacement in units of the bytes accessed; VEX has a unit of 1.
 void Assembler::memory(int reg, Address at, int unit) {
-  const int low = (reg & 7) << 3 | static_cast<int>(at.base);
+  const int low = (reg & 7) << 3 | (static_cast<int>(at.base) & 7);
   const int steps = at.displacement / unit;
   if (at.displacement % unit == 0 && steps >= -128 && steps < 128) {
     byte(0x40 | low);
@@ -70,6 +70,19 @@ void Assembler::broadcast512(int target, Address from) {
   memory(target, from, 4);
 }
 
+void Assembler::broadcast_quad512(int target, Address from) {
+  evex({kMap0F38, kPrefix66}, target, 0, kMemory);
+  byte(0x1A);
+  memory(target, from, 16);
+}
+
+void Assembler::permute512(int target, int source, uint8_t lanes) {
+  evex({kMap0F3A, kPrefix66}, target, 0, source);
+  byte(0x04);
+  registers(target, source);
+  byte(lanes);
+}
+
 void Assembler::fma512(int sum, int left, int right) {
   evex({kMap0F38, kPrefix66}, sum, left, right);
   byte(0xB8);
@@ -95,6 +108,30 @@ void Assembler::zero512(int target) {
   registers(target, target);
 }
 
+void Assembler::add512(int target, int left, Address right) {
+  evex({kMap0F, kNoPrefix}, target, left, kMemory);
+  byte(0x58);
+  memory(target, right, 64);
+}
+
+void Assembler::maximum512(int target, int left, int right) {
+  evex({kMap0F, kNoPrefix}, target, left, right);
+  byte(0x5F);
+  registers(target, right);
+}
+
+void Assembler::minimum512(int target, int left, int right) {
+  evex({kMap0F, kNoPrefix}, target, left, right);
+  byte(0x5D);
+  registers(target, right);
+}
+
+void Assembler::move512_masked(int target, int mask, int source) {
+  evex({kMap0F, kNoPrefix, false, mask}, target, 0, source);
+  byte(0x28);
+  registers(target, source);
+}
+
 void Assembler::load256(int target, Address from) {
   vex(kMap0F, kNoPrefix, target, 0, kMemory);
   byte(0x10);
@@ -107,10 +144,17 @@ void Assembler::store256(Address to, int source) {
   memory(source, to, 1);
 }
 
-void Assembler::broadcast256(int target, Address from) {
+void Assembler::broadcast_quad256(int target, Address from) {
   vex(kMap0F38, kPrefix66, target, 0, kMemory);
-  byte(0x18);
+  byte(0x1A);
   memory(target, from, 1);
+}
+
+void Assembler::permute256(int target, int source, uint8_t lanes) {
+  vex(kMap0F3A, kPrefix66, target, 0, source);
+  byte(0x04);
+  registers(target, source);
+  byte(lanes);
 }
 
 void Assembler::fma256(int sum, int left, int right) {
@@ -125,6 +169,42 @@ void Assembler::zero256(int target) {
   registers(target, target);
 }
 
+void Assembler::broadcast256(int target, Address from) {
+  vex(kMap0F38, kPrefix66, target, 0, kMemory);
+  byte(0x18);
+  memory(target, from, 1);
+}
+
+void Assembler::add256(int target, int left, Address right) {
+  vex(kMap0F, kNoPrefix, target, left, kMemory);
+  byte(0x58);
+  memory(target, right, 1);
+}
+
+void Assembler::maximum256(int target, int left, int right) {
+  vex(kMap0F, kNoPrefix, target, left, right);
+  byte(0x5F);
+  registers(target, right);
+}
+
+void Assembler::minimum256(int target, int left, int right) {
+  vex(kMap0F, kNoPrefix, target, left, right);
+  byte(0x5D);
+  registers(target, right);
+}
+
+void Assembler::and256(int target, int left, int right) {
+  vex(kMap0F, kNoPrefix, target, left, right);
+  byte(0x54);
+  registers(target, right);
+}
+
+void Assembler::equal256(int target, int left, int right) {
+  vex(kMap0F, kPrefix66, target, left, right);
+  byte(0x76);
+  registers(target, right);
+}
+
 void Assembler::set_mask(int mask, uint32_t bits) {
   byte(0xB8);
   word(static_cast<int32_t>(bits));
@@ -132,6 +212,32 @@ void Assembler::set_mask(int mask, uint32_t bits) {
   byte(0xF8);
   byte(0x92);
   registers(mask, 0);
+}
+
+void Assembler::load_mask(int mask, Address from) {
+  byte(0xC5);
+  byte(0xF8);
+  byte(0x90);
+  memory(mask, from, 1);
+}
+
+void Assembler::load(Base target, Address from) {
+  byte(target == Base::kR8 ? 0x4C : 0x48);
+  byte(0x8B);
+  memory(static_cast<int>(target), from, 1);
+}
+
+void Assembler::prefetch(Address at) {
+  if (at.base == Base::kR8) byte(0x41);
+  byte(0x0F);
+  byte(0x18);
+  memory(1, at, 1);
+}
+
+void Assembler::add(Base target, Base source) {
+  byte(0x48);
+  byte(0x01);
+  registers(static_cast<int>(source), static_cast<int>(target));
 }
 
 void Assembler::add(Base target, int32_t value) {

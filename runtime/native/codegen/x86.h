@@ -8,7 +8,7 @@
 
 namespace rsk::x86 {
 
-enum class Base : uint8_t { kRax, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi };  // rsp cannot address memory here
+enum class Base : uint8_t { kRax, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi, kR8 };  // rsp cannot address memory here; r8 only prefetches
 
 struct Address {
   Base base;
@@ -26,20 +26,37 @@ class Assembler {
   void load512_masked(int target, int mask, Address from);      // vmovups zmm{k}{z}, [m]
   void store512(Address to, int source);                        // vmovups [m], zmm
   void broadcast512(int target, Address from);                  // vbroadcastss zmm, [m]
+  void broadcast_quad512(int target, Address from);             // vbroadcastf32x4 zmm, [m]
+  void permute512(int target, int source, uint8_t lanes);       // vpermilps zmm, zmm, imm8
   void fma512(int sum, int left, int right);                    // vfmadd231ps zmm, zmm, zmm
   void fma512_broadcast(int sum, int left, Address right);      // vfmadd231ps zmm, zmm, [m]{1to16}
   void align512(int target, int high, int low, uint8_t lanes);  // valignd zmm, zmm, zmm, imm8
   void zero512(int target);                                     // vpxord zmm, zmm, zmm
+  void add512(int target, int left, Address right);             // vaddps zmm, zmm, [m]
+  void maximum512(int target, int left, int right);             // vmaxps zmm, zmm, zmm: `right` where either is NaN
+  void minimum512(int target, int left, int right);             // vminps zmm, zmm, zmm: `right` where either is NaN
+  void move512_masked(int target, int mask, int source);        // vmovaps zmm{k}{z}, zmm
 
   // 256 bits, VEX
-  void load256(int target, Address from);       // vmovups ymm, [m]
-  void store256(Address to, int source);        // vmovups [m], ymm
-  void broadcast256(int target, Address from);  // vbroadcastss ymm, [m]
-  void fma256(int sum, int left, int right);    // vfmadd231ps ymm, ymm, ymm
-  void zero256(int target);                     // vxorps ymm, ymm, ymm
+  void load256(int target, Address from);                  // vmovups ymm, [m]
+  void store256(Address to, int source);                   // vmovups [m], ymm
+  void broadcast_quad256(int target, Address from);        // vbroadcastf128 ymm, [m]
+  void permute256(int target, int source, uint8_t lanes);  // vpermilps ymm, ymm, imm8
+  void fma256(int sum, int left, int right);               // vfmadd231ps ymm, ymm, ymm
+  void zero256(int target);                                // vxorps ymm, ymm, ymm
+  void broadcast256(int target, Address from);             // vbroadcastss ymm, [m]
+  void add256(int target, int left, Address right);        // vaddps ymm, ymm, [m]
+  void maximum256(int target, int left, int right);        // vmaxps ymm, ymm, ymm: `right` where either is NaN
+  void minimum256(int target, int left, int right);        // vminps ymm, ymm, ymm: `right` where either is NaN
+  void and256(int target, int left, int right);            // vandps ymm, ymm, ymm
+  void equal256(int target, int left, int right);          // vpcmpeqd ymm, ymm, ymm
 
   void set_mask(int mask, uint32_t bits);  // mov eax, imm32; kmovw k, eax
+  void load_mask(int mask, Address from);  // kmovw k, [m]
+  void load(Base target, Address from);    // mov r64, [m]
+  void prefetch(Address at);               // prefetcht0 [m]
   void add(Base target, int32_t value);    // add r64, imm32
+  void add(Base target, Base source);      // add r64, r64
   void leave();                            // vzeroupper; ret
 
  private:

@@ -3,6 +3,7 @@
 //   sum[r][v] += weight[i][r] · x[offset[i] + v]        for i in the list: R broadcasts and V loads feed R·V FMAs
 //
 // Dense and 1×1 layers have one list, a cross has one, periodic masks have one for each residue class.
+#include <algorithm>
 #include <map>
 
 #include "prepare.h"
@@ -69,7 +70,7 @@ class SharedKernel final : public ConvKernel {
   const char* name() const override { return name_; }
 
  private:
-  static constexpr size_t kMostSums = size_t{16} * Tiles::kMaxFilters;  // 28 registers, or 6 filters × 4 vectors
+  static constexpr size_t kMostSums = 16 * std::max(Tiles::kMaxFilters, 12 * Tiles::kMaxVectors);
 
   const Tiles& tiles_;
   const char* name_;
@@ -90,7 +91,12 @@ std::unique_ptr<ConvKernel> make(const ConvRequest& request, const Tiles& tiles,
 
 }  // namespace
 
+#if defined(__x86_64__)
 std::unique_ptr<ConvKernel> make_shared_avx512(const ConvRequest& request) { return make(request, kTilesAvx512, "avx512/shared"); }
 std::unique_ptr<ConvKernel> make_shared_avx2(const ConvRequest& request) { return make(request, kTilesAvx2, "avx2/shared"); }
+#elif defined(__aarch64__)
+std::unique_ptr<ConvKernel> make_shared_neon(const ConvRequest& request) { return make(request, kTilesNeon, "neon/shared"); }
+#endif
+std::unique_ptr<ConvKernel> make_shared_portable(const ConvRequest& request) { return make(request, kTilesPortable, "portable/shared"); }
 
 }  // namespace rsk

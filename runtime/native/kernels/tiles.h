@@ -5,13 +5,21 @@
 #include <cstdint>
 
 #include "conv.h"
+#include "pack.h"
 
 namespace rsk {
 
-// Sixteen weights of one filter and the rows that they multiply, as floats from the start of a chunk of rows.
-struct alignas(32) TableGroup {
-  float weights[16];
-  uint16_t rows[16];
+// Eight weights, of a bundle's filters in turn, and the rows that they multiply, as floats from the start of a chunk of rows.
+struct alignas(16) TableGroup {
+  static constexpr uint32_t kSize = 8;
+  float weights[kSize];
+  uint16_t rows[kSize];
+};
+
+// Filters whose sums are in registers together, for `groups` groups: that hides the latency of a multiply-add.
+struct TableBundle {
+  uint16_t groups;
+  uint16_t filters[TableGroup::kSize];  // numbers of sums
 };
 
 struct Tiles {
@@ -22,16 +30,21 @@ struct Tiles {
   Shared shared[kMaxVectors + 1][kMaxFilters + 1];  // [vectors][filters]
   uint32_t shared_filters[kMaxVectors + 1];         // how many filters fill the registers
 
-  // sums[r][p] += Σ_i weight_i · x[row_i + p], where filter r has the next counts[r] groups. Returns the end of the groups.
-  using Table = const TableGroup* (*)(const float* x, const TableGroup* groups, const uint16_t* counts, uint32_t filters, float* sums);
-  Table table[kMaxVectors + 1];  // [vectors]
+  // sums[f][p] += Σ_i weight_i · x[row_i + p], bundle after bundle. Returns the end of the groups, behind which one more can be read.
+  using Table = const TableGroup* (*)(const float* x, const TableGroup* groups, const TableBundle* bundles, size_t count, float* sums);
+  Table table[kMaxVectors + 1][kMaxVectors + 1];  // [vectors of a tile][of them that it computes]
+  uint32_t table_filters[kMaxVectors + 1];        // of a bundle, a divisor of a group's size
 
   // Applies the epilogue to sums[r][16·vectors] of the filters listed and stores them at tile.out.
   using Finish = void (*)(const Epilogue& epilogue, const Tile& tile, const uint32_t* filters, size_t count, uint32_t vectors, const float* sums);
   Finish finish;
+
+  Pack pack;
 };
 
 extern const Tiles kTilesAvx512;
 extern const Tiles kTilesAvx2;
+extern const Tiles kTilesNeon;
+extern const Tiles kTilesPortable;
 
 }  // namespace rsk

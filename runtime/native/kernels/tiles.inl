@@ -1,5 +1,7 @@
-// Included by one file for each instruction set, which defines RSK_TILES and RSK_LANES. Everything here has internal linkage
+// Included by one file for each instruction set, which defines RSK_TILES, RSK_LANES and RSK_REGISTERS. Everything here has internal linkage
 // and no template of the standard library is used: the linker may otherwise keep this copy for another machine's code.
+#pragma once
+
 #include "tiles.h"
 
 namespace rsk {
@@ -21,11 +23,18 @@ inline Floats all(float value) { return value - Floats{}; }
 
 // ---- shared taps
 
+// Weight `index` of `kCount`, in all lanes. NEON multiplies by a lane of a register, so four weights take one load.
+template <uint32_t kCount>
+inline Floats broadcast_of(const float* weights, uint32_t index) {
+  if (kLanes == 4 && index / 4 < kCount / 4) return all(load(weights + index / 4 * 4)[index % 4]);
+  return all(weights[index]);
+}
+
 template <uint32_t kFilters, uint32_t kVectors>
 void shared_tile(const float* x, const int32_t* offsets, size_t rows, const float* weights, float* sums) {
-  constexpr uint32_t kWidth = kLanes == 16 ? kVectors : 1;  // vectors in registers at a time
-  constexpr uint32_t kRegisters = kWidth * kParts;
-  for (uint32_t vector = 0; vector < kVectors; vector += kWidth, x += 16 * kWidth, sums += 16 * kWidth) {
+  constexpr uint32_t kRegisters = kLanes == 16 ? kVectors : 2;  // of one filter at a time
+  constexpr uint32_t kWidth = kRegisters * kLanes;
+  for (uint32_t position = 0; position < 16 * kVectors; position += kWidth, x += kWidth, sums += kWidth) {
     Floats sum[kFilters][kRegisters] = {};
     const float* weight = weights;
     for (size_t row = 0; row < rows; ++row, weight += kFilters) {
@@ -35,7 +44,7 @@ void shared_tile(const float* x, const int32_t* offsets, size_t rows, const floa
       for (uint32_t part = 0; part < kRegisters; ++part) in[part] = load(from + kLanes * part);
 #pragma GCC unroll 32
       for (uint32_t filter = 0; filter < kFilters; ++filter) {
-        const Floats factor = all(weight[filter]);
+        const Floats factor = broadcast_of<kFilters>(weight, filter);
 #pragma GCC unroll 8
         for (uint32_t part = 0; part < kRegisters; ++part) sum[filter][part] += factor * in[part];
       }
@@ -50,56 +59,100 @@ void shared_tile(const float* x, const int32_t* offsets, size_t rows, const floa
 
 // ---- table
 
+// Four rows in one load: beside vector loads, a load of one row takes half as long as a load of a vector.
+struct Rows {
+  uint64_t four[2];
+};
+struct __attribute__((may_alias)) AnyRows {
+  Rows value;
+};
+inline Rows rows_of(const TableGroup& group) { return reinterpret_cast<const AnyRows*>(group.rows)->value; }
+
 #if RSK_LANES == 16
-// One load for sixteen weights; the shuffle takes a port that FMAs leave free, a broadcast from memory would take a load.
-template <int kLane>
-inline Floats broadcast(const TableGroup& group) {
-  return __builtin_shuffle(load(group.weights), Ints{} + kLane);
-}
+// One load for eight weights; the shuffle takes a port that FMAs leave free, a broadcast from memory would take a load.
+struct Weights {
+  Floats all_eight;
+
+  explicit Weights(const TableGroup& group) {
+    using Eight = float __attribute__((vector_size(32), may_alias, aligned(16)));
+    const Eight eight = *reinterpret_cast<const Eight*>(group.weights);
+    all_eight = __builtin_shufflevector(eight, eight, 0, 1, 2, 3, 4, 5, 6, 7, -1, -1, -1, -1, -1, -1, -1, -1);
+  }
+  template <int kLane>
+  Floats get() const {
+    return __builtin_shuffle(all_eight, Ints{} + kLane);
+  }
+};
 #else
-template <int kLane>
-inline Floats broadcast(const TableGroup& group) {
-  return all(group.weights[kLane]);
-}
+struct Weights {
+  const float* eight;
+
+  explicit Weights(const TableGroup& group) : eight(group.weights) {}
+  template <int kLane>
+  Floats get() const {
+    return broadcast_of<TableGroup::kSize>(eight, kLane);
+  }
+};
 #endif
 
+// The first that is not below `least`.
+constexpr uint32_t power_of_two(uint32_t least) { return least <= 1 ? 1 : 2 * power_of_two((least + 1) / 2); }
+
+// FMAs of one sum wait four cycles for each other: for two pipes eight sums, for NEON's four sixteen.
 template <uint32_t kVectors>
+constexpr uint32_t bundled_filters() {
+  constexpr uint32_t kRegisters = kVectors * kParts, kWanted = RSK_REGISTERS == 32 && kLanes == 4 ? 16 : 8;
+  return power_of_two((kWanted + kRegisters - 1) / kRegisters);
+}
+
+// Of a tile of kVectors, the first kUsed: a map's last tile is seldom full.
+template <uint32_t kVectors, uint32_t kUsed>
 struct Sums {
-  static constexpr uint32_t kSets = kVectors * kParts <= 2 ? 4 : 2;  // FMAs of one chain wait four cycles for each other
-  Floats part[kSets][kVectors * kParts] = {};
+  static constexpr uint32_t kRegisters = kUsed * kParts, kFilters = bundled_filters<kVectors>();
+  static constexpr uint32_t kSets = kFilters * kRegisters <= 2 ? 4 : kFilters * kRegisters <= 4 ? 2 : 1;
+  Floats part[kFilters * kSets][kRegisters] = {};
 
   template <int kLane>
-  inline __attribute__((always_inline)) void add(const float* x, const TableGroup& group) {
-    const Floats factor = broadcast<kLane>(group);
-    const float* from = x + group.rows[kLane];
+  inline __attribute__((always_inline)) void add(const float* x, const Weights& weights, const Rows& rows) {
+    const Floats factor = weights.template get<kLane>();
+    const float* from = x + static_cast<uint16_t>(rows.four[kLane / 4] >> kLane % 4 * 16);
+#pragma GCC unroll 16
+    for (uint32_t i = 0; i < kRegisters; ++i) part[kLane % (kFilters * kSets)][i] += factor * load(from + kLanes * i);
+  }
+
+  inline __attribute__((always_inline)) void add_to(const TableBundle& bundle, float* sums) const {
+    float* to[kFilters];
 #pragma GCC unroll 8
-    for (uint32_t i = 0; i < kVectors * kParts; ++i) part[kLane % kSets][i] += factor * load(from + kLanes * i);
+    for (uint32_t filter = 0; filter < kFilters; ++filter) to[filter] = sums + size_t{16} * kVectors * bundle.filters[filter];
+#pragma GCC unroll 8
+    for (uint32_t filter = 0; filter < kFilters; ++filter) {
+#pragma GCC unroll 16
+      for (uint32_t i = 0; i < kRegisters; ++i) {
+        Floats total = part[filter][i];
+#pragma GCC unroll 4
+        for (uint32_t set = 1; set < kSets; ++set) total += part[filter + set * kFilters][i];
+        store(to[filter] + kLanes * i, load(to[filter] + kLanes * i) + total);
+      }
+    }
   }
 };
 
-template <uint32_t kVectors>
-const TableGroup* table_tile(const float* x, const TableGroup* groups, const uint16_t* counts, uint32_t filters, float* sums) {
-  // Bytes. 512@4², 4 of 9, weights from memory, 5 runs each interleaved: median 333 µs with 8192, 389 with 2048, 510 without.
-  constexpr size_t kAhead = 8192;
-  for (uint32_t filter = 0; filter < filters; ++filter, sums += 16 * kVectors) {
-    Sums<kVectors> sum;
-    for (const TableGroup* end = groups + counts[filter]; groups != end; ++groups) {
-      const char* ahead = reinterpret_cast<const char*>(groups) + kAhead;
-      __builtin_prefetch(ahead);
-      __builtin_prefetch(ahead + 64);
-      const TableGroup& group = *groups;
-      sum.template add<0>(x, group), sum.template add<1>(x, group), sum.template add<2>(x, group), sum.template add<3>(x, group);
-      sum.template add<4>(x, group), sum.template add<5>(x, group), sum.template add<6>(x, group), sum.template add<7>(x, group);
-      sum.template add<8>(x, group), sum.template add<9>(x, group), sum.template add<10>(x, group), sum.template add<11>(x, group);
-      sum.template add<12>(x, group), sum.template add<13>(x, group), sum.template add<14>(x, group), sum.template add<15>(x, group);
+template <uint32_t kVectors, uint32_t kUsed>
+const TableGroup* table_tile(const float* x, const TableGroup* groups, const TableBundle* bundles, size_t count, float* sums) {
+  constexpr size_t kAhead = 8192;  // bytes; 512@4², 4 of 9, weights from memory: 265 µs, with 4096 270, 2048 330, 1024 380
+  Rows next = rows_of(*groups);
+  for (const TableBundle* last = bundles + count; bundles != last; ++bundles) {
+    Sums<kVectors, kUsed> sum;
+    for (const TableGroup* end = groups + bundles->groups; groups != end; ++groups) {
+      const Rows rows = next;
+      next = rows_of(groups[1]);  // long before it is needed: rows that arrive late leave load slots empty
+      __builtin_prefetch(reinterpret_cast<const char*>(groups) + kAhead);
+      const Weights weights(*groups);
+      sum.template add<0>(x, weights, rows), sum.template add<1>(x, weights, rows), sum.template add<2>(x, weights, rows);
+      sum.template add<3>(x, weights, rows), sum.template add<4>(x, weights, rows), sum.template add<5>(x, weights, rows);
+      sum.template add<6>(x, weights, rows), sum.template add<7>(x, weights, rows);
     }
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < kVectors * kParts; ++i) {
-      Floats total = sum.part[0][i];
-#pragma GCC unroll 4
-      for (uint32_t set = 1; set < Sums<kVectors>::kSets; ++set) total += sum.part[set][i];
-      store(sums + kLanes * i, load(sums + kLanes * i) + total);
-    }
+    sum.add_to(*bundles, sums);
   }
   return groups;
 }
@@ -110,9 +163,10 @@ inline Floats at_least(Floats x, float low) { return x < low ? all(low) : x; }  
 inline Floats at_most(Floats x, float high) { return x > high ? all(high) : x; }
 
 // eˣ for x in [-87, 88], error below 2 units in the last place: eˣ = 2ⁿ·eʳ with |r| ≤ ln2 / 2, and the polynomial of Cephes for eʳ.
+// Beyond 88.4 it is infinite (2¹²⁸ is), so that x · sigmoid(x) is 0 for very negative x, and NaN for -∞ as in the reference.
 inline Floats exponential(Floats x) {
   constexpr float kRound = 12582912.0F;  // 1.5·2²³: adding it rounds to an integer, which then stands in the low bits
-  const Floats clipped = at_most(at_least(x, -87.0F), 88.0F);
+  const Floats clipped = at_most(at_least(x, -87.0F), 89.0F);
   const Floats shifted = clipped * 1.44269504F + kRound;
   const Floats n = shifted - kRound;
   const Floats r = clipped - n * 0.693359375F - n * -2.12194440e-4F;
@@ -188,11 +242,59 @@ void finish(const Epilogue& epilogue, const Tile& tile, const uint32_t* filters,
   }
 }
 
+// ---- panels
+
+#if RSK_LANES == 4
+constexpr Pack pack = pack_portable;
+#else
+// Picks lanes from a window of 32 floats.
+#if RSK_LANES == 16
+inline Floats pick_lanes(const float* window, Ints index) { return __builtin_shuffle(load(window), load(window + 16), index); }
+#else
+inline Floats pick_lanes(const float* window, Ints index) {
+  const Floats low = __builtin_shuffle(load(window), load(window + 8), index), high = __builtin_shuffle(load(window + 16), load(window + 24), index);
+  return (index & 16) == 0 ? low : high;
+}
+#endif
+
+void pack(const PackedLanes& pick, const PackedTap* taps, size_t tap_count, const float* from, ptrdiff_t from_step, float* to, ptrdiff_t to_step,
+          size_t count) {
+  using Bytes = uint8_t __attribute__((vector_size(kLanes), may_alias, aligned(1)));
+  Ints bit = {};
+#pragma GCC unroll 16
+  for (uint32_t lane = 0; lane < kLanes; ++lane) bit[lane] = int32_t{1} << lane;
+  Ints unmoved[kParts];
+#pragma GCC unroll 2
+  for (uint32_t part = 0; part < kParts; ++part) {
+    unmoved[part] = __builtin_convertvector(*reinterpret_cast<const Bytes*>(&pick.index[kLanes * part]), Ints);
+  }
+  const bool add = pick.add;
+  for (const PackedTap* tap = taps; tap != taps + tap_count; ++tap) {
+    Ints index[kParts], chosen[kParts];
+#pragma GCC unroll 2
+    for (uint32_t part = 0; part < kParts; ++part) {
+      index[part] = (unmoved[part] - static_cast<int32_t>(tap->moved)) & static_cast<int32_t>(kWindow - 1);
+      chosen[part] = (bit & (tap->lanes >> kLanes * part)) != 0;
+    }
+    const float* source = from + tap->from;
+    float* target = to + tap->to;
+    for (size_t channel = 0; channel < count; ++channel, source += from_step, target += to_step) {
+#pragma GCC unroll 2
+      for (uint32_t part = 0; part < kParts; ++part) {
+        Ints lanes = reinterpret_cast<Ints>(pick_lanes(source, index[part])) & chosen[part];
+        if (add) lanes |= reinterpret_cast<Ints>(load(target + kLanes * part)) & ~chosen[part];
+        store(target + kLanes * part, reinterpret_cast<Floats>(lanes));
+      }
+    }
+  }
+}
+#endif
+
 // ---- tables of the instances
 
 template <uint32_t kVectors>
 constexpr uint32_t most_filters() {
-  return kLanes == 16 ? 28 / kVectors : 6;
+  return kLanes == 16 ? 28 / kVectors : RSK_REGISTERS == 32 ? 12 : 6;
 }
 
 template <uint32_t kVectors, uint32_t kFilters = most_filters<kVectors>()>
@@ -203,10 +305,19 @@ constexpr void fill_shared(Tiles& tiles) {
   }
 }
 
+template <uint32_t kVectors, uint32_t kUsed = kVectors>
+constexpr void fill_table(Tiles& tiles) {
+  if constexpr (kUsed > 0) {
+    tiles.table[kVectors][kUsed] = table_tile<kVectors, kUsed>;
+    fill_table<kVectors, kUsed - 1>(tiles);
+  }
+}
+
 template <uint32_t kVectors>
 constexpr void fill(Tiles& tiles) {
   tiles.shared_filters[kVectors] = most_filters<kVectors>();
-  tiles.table[kVectors] = table_tile<kVectors>;
+  fill_table<kVectors>(tiles);
+  tiles.table_filters[kVectors] = bundled_filters<kVectors>();
   fill_shared<kVectors>(tiles);
 }
 
@@ -217,6 +328,7 @@ constexpr Tiles make_tiles() {
   fill<3>(tiles);
   fill<4>(tiles);
   tiles.finish = finish;
+  tiles.pack = pack;
   return tiles;
 }
 

@@ -1,11 +1,17 @@
 // Unrolled: the structure of the matrix as straight-line code (codegen/unrolled.h), weights in a stream beside it.
 //
-//   sum[r][v] += weight · x[offset + v]        one instruction a nonzero (two and a broadcast for two vectors)
+//   sum[r] += weight · x[offset]        one instruction a nonzero, or two
 //
-// Code from beyond the first-level cache arrives slower than the multipliers take it, so a block's code is run in pieces: each
-// for a group of tiles, with the sums in memory in between, while the next piece is fetched as data. Without that fetch, code
-// beyond the second-level cache runs at the latency of a line: 512@7², 4 of 9, 28×1: 725–769 µs with, 758–5563 without (5 runs).
-// AMD EPYC, family 26 (Zen 5), peak 130 GMAC/s, 4 of 9: 113 (64@32², 13×2), 109 (64@56², 13×2), 102 (128@16², 28×1).
+// A block's code is run in pieces, each for a group of tiles, with the sums in memory in between: what many tiles run stays in the
+// caches for instructions. The code prefetches the next piece, a few lines each call and far from each other: 25×1, four tiles,
+// code from the third-level cache: 108 GMAC/s, 92 with the same prefetches in a row before the call, 89 without.
+//
+// AMD EPYC, family 26 (Zen 5), 512 bits, 26×1, shares of the peak of 130 GMAC/s with 4 of 9, 2 of 9 and 10 % nonzeros:
+//   64@32² 92, 89, 79 · 64@56² 89, 84, 67 · 128@28² 87, 83, 68 · 128@16² 89, 84, 72 · 256@14² 78, 73, 57 · 256@8² 79, 68, 53
+// 64@32² is bound by the loads of weights (26×1 takes 0.84 of a slot a multiply-add with a quad in four, and 1.06 without), the
+// first pass over each piece and the sums of pieces; 28² and 56² by lanes in the halo as well (4 and 2 %, 14²: 12 %); few tiles by
+// the code, which the decoders take at 16 bytes a cycle. Two vectors for each weight (13×2) has fewer loads and 3.2 instructions a
+// cycle: 88 % at 64@32², 65 at 128@16². 256 bits, 6×1, 4 of 9: 94, 91, 88, 80 (128@16²).
 #include "codegen/unrolled.h"
 
 #include <algorithm>
@@ -19,45 +25,21 @@ namespace rsk {
 
 namespace {
 
-constexpr uint32_t kGroup = 48;             // tiles for which a piece's code stays; their sums take 84 KB
-constexpr int64_t kReach = (1 << 29) - 64;  // offsets are 32-bit displacements in bytes
+constexpr uint32_t kGroup = 64;  // tiles for which a piece's code stays; their sums take 112 KB
 constexpr size_t kSumsOfTile = size_t{16} * Tiles::kMaxFilters;
 
-using Generate = void (*)(const Matrix&, const int32_t*, std::span<const uint32_t>, RegisterTile, GeneratedCode&);
-using Run = void (*)(const float* weights, const float* x, float* sums);
-
-struct Block {
-  std::vector<uint32_t> filters;
-  size_t first = 0, last = 0;  // pieces
-};
-
-struct Layer {
-  GeneratedCode generated;
-  std::vector<Block> blocks;
-};
-
-Layer generate_layer(const ConvRequest& request, RegisterTile tile, Generate generate) {
-  Layer layer;
-  const uint32_t filters = request.matrix.filters, blocks = (filters + tile.filters - 1) / tile.filters;
-  for (uint32_t number = 0; number < blocks; ++number) {
-    const auto [first, last] = share_of(filters, blocks, number);
-    Block block;
-    for (uint32_t filter = first; filter < last; ++filter) block.filters.push_back(filter);
-    block.first = layer.generated.pieces.size();
-    generate(request.matrix, request.offsets, block.filters, tile, layer.generated);
-    block.last = layer.generated.pieces.size();
-    layer.blocks.push_back(std::move(block));
-  }
-  return layer;
-}
+using Run = void (*)(const float* weights, const float* x, float* sums, const UnrolledCall* call);
 
 class UnrolledKernel final : public ConvKernel {
  public:
-  UnrolledKernel(const ConvRequest& request, Layer layer, RegisterTile tile, const Tiles& tiles, const char* name)
+  UnrolledKernel(const ConvRequest& request, UnrolledLayer layer, const Tiles& tiles, const char* name)
       : tiles_(tiles),
         name_(name),
-        width_(tile.vectors),
-        parts_(request.vectors / tile.vectors),
+        width_(layer.tile.vectors),
+        parts_(request.vectors / layer.tile.vectors),
+        finishes_(layer.generated.finishes),
+        code_ahead_(size_t{64} * layer.generated.code_lines_ahead),
+        weights_ahead_(size_t{16} * layer.generated.weight_lines_ahead),
         epilogue_(request.epilogue, request.matrix.filters),
         code_(layer.generated.code),
         weights_(layer.generated.weights.size() * sizeof(float)),
@@ -85,62 +67,68 @@ class UnrolledKernel final : public ConvKernel {
   const char* name() const override { return name_; }
 
  private:
-  void run_group(std::span<const Tile> tiles, const Block& block) const {
+  void run_group(std::span<const Tile> tiles, const UnrolledBlock& block) const {
     alignas(64) float sums[kGroup * kSumsOfTile];
-    const size_t count = tiles.size() * parts_;
     for (size_t piece = block.first; piece < block.last; ++piece) {
       const Run run = std::bit_cast<Run>(code_.data() + pieces_[piece].entry);
       const float* weights = weights_.floats() + pieces_[piece].first_weight;
-      for (size_t i = 0; i < count; ++i) {
-        if (piece + 2 < pieces_.size()) fetch(piece + 1, i, count);
-        run(weights, tiles[i / parts_].x + 16 * width_ * (i % parts_), sums + kSumsOfTile * i);
+      const bool last = piece + 1 == block.last;
+      UnrolledCall call;
+      call.code_ahead = code_.data() + pieces_[piece + 1].entry;
+      call.weights_ahead = weights_.floats() + pieces_[piece + 1].first_weight;
+      float* sum = sums;
+      for (const Tile& tile : tiles) {
+        for (uint32_t number = 0; number < parts_; ++number, sum += kSumsOfTile) {
+          const Tile part = part_of(tile, number, width_);
+          if (last) set_output(part, block.filters[0], call);
+          run(weights, part.x, sum, &call);
+          call.code_ahead += code_ahead_;
+          call.weights_ahead += weights_ahead_;
+          if (last && !finishes_) tiles_.finish(epilogue_.get(), part, block.filters.data(), block.filters.size(), width_, sum);
+        }
       }
-    }
-    for (size_t i = 0; i < count; ++i) {
-      const Tile part = part_of(tiles[i / parts_], static_cast<uint32_t>(i % parts_), width_);
-      tiles_.finish(epilogue_.get(), part, block.filters.data(), block.filters.size(), width_, sums + kSumsOfTile * i);
     }
   }
 
-  // Part `number` of `count` of a piece's code and weights, into the second-level cache.
-  void fetch(size_t piece, size_t number, size_t count) const {
-    const CodePiece &from = pieces_[piece], &to = pieces_[piece + 1];
-    fetch(code_.data() + from.entry, to.entry - from.entry, number, count);
-    fetch(reinterpret_cast<const uint8_t*>(weights_.floats() + from.first_weight), (to.first_weight - from.first_weight) * sizeof(float), number, count);
-  }
-  static void fetch(const uint8_t* data, size_t bytes, size_t number, size_t count) {
-    // Not __builtin_prefetch: gcc 12 finds a function of nothing else to have no effect, and leaves its calls out.
-    for (size_t at = bytes * number / count; at < bytes * (number + 1) / count; at += 64) asm volatile("prefetcht0 %0" : : "m"(data[at]));
+  static void set_output(const Tile& tile, uint32_t filter, UnrolledCall& call) {
+    call.out = tile.out + filter * tile.out_stride;
+    call.stride = tile.out_stride * sizeof(float);
+    if (tile.residual != nullptr) call.residual = tile.residual + filter * tile.residual_stride;
+    call.residual_stride = tile.residual_stride * sizeof(float);
+    call.keep = tile.keep;
   }
 
   const Tiles& tiles_;
   const char* name_;
   uint32_t width_, parts_;
+  bool finishes_;
+  size_t code_ahead_, weights_ahead_;  // of a call, in bytes and floats
   OwnedEpilogue epilogue_;
   CodePages code_;
   Memory weights_;
   std::vector<CodePiece> pieces_;  // and one past the last
-  std::vector<Block> blocks_;
+  std::vector<UnrolledBlock> blocks_;
 };
 
-std::unique_ptr<ConvKernel> make(const ConvRequest& request, RegisterTile tile, Generate generate, const Tiles& tiles, const char* name) {
+std::unique_ptr<ConvKernel> make(const ConvRequest& request, Isa isa, const Tiles& tiles, const char* name) {
   if (!request.generate_code) return refuse(request, "generated code is switched off");
   const int32_t* offsets = request.offsets;
-  if (std::any_of(offsets, offsets + request.matrix.rows, [](int32_t offset) { return std::abs(int64_t{offset}) > kReach; })) {
+  if (std::any_of(offsets, offsets + request.matrix.rows, [](int32_t offset) { return std::abs(int64_t{offset}) > kUnrolledReach; })) {
     return refuse(request, "the input is larger than an instruction can address");
   }
-  auto kernel = std::make_unique<UnrolledKernel>(request, generate_layer(request, tile, generate), tile, tiles, name);
+  const UnrolledRequest unrolled{request.matrix, offsets, request.vectors, request.phase, std::min(request.tiles, kGroup), &request.epilogue};
+  auto kernel = std::make_unique<UnrolledKernel>(request, unrolled_layer(unrolled, isa), tiles, name);
   if (!kernel->valid()) return refuse(request, "pages cannot be made executable here");
   return kernel;
 }
 
 }  // namespace
 
-std::unique_ptr<ConvKernel> make_unrolled_avx512(const ConvRequest& request) {
-  return make(request, unrolled_tile_avx512(request.vectors), generate_unrolled_avx512, kTilesAvx512, "avx512/unrolled");
-}
-std::unique_ptr<ConvKernel> make_unrolled_avx2(const ConvRequest& request) {
-  return make(request, unrolled_tile_avx2(request.vectors), generate_unrolled_avx2, kTilesAvx2, "avx2/unrolled");
-}
+#if defined(__x86_64__)
+std::unique_ptr<ConvKernel> make_unrolled_avx512(const ConvRequest& request) { return make(request, Isa::kAvx512, kTilesAvx512, "avx512/unrolled"); }
+std::unique_ptr<ConvKernel> make_unrolled_avx2(const ConvRequest& request) { return make(request, Isa::kAvx2, kTilesAvx2, "avx2/unrolled"); }
+#elif defined(__aarch64__)
+std::unique_ptr<ConvKernel> make_unrolled_neon(const ConvRequest& request) { return make(request, Isa::kNeon, kTilesNeon, "neon/unrolled"); }
+#endif
 
 }  // namespace rsk

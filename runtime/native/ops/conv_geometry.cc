@@ -8,9 +8,6 @@
 namespace rsk {
 namespace {
 
-constexpr int64_t kEnoughPositions = 96;  // an image with fewer shares its tiles with the next
-constexpr int64_t kMaxPanel = int64_t{1} << 31;
-
 int32_t checked_offset(int64_t offset) {
   expect(offset > std::numeric_limits<int32_t>::min() / 2 && offset < std::numeric_limits<int32_t>::max() / 2, "a convolution reads too far apart");
   return static_cast<int32_t>(offset);
@@ -37,72 +34,37 @@ void lay_direct(const ConvShape& shape, ConvGeometry& geometry) {
   expect(low >= -x.before && top + end <= x.after, "a convolution without a panel reads outside its input");
 }
 
-// The rows of a phase's plane: as many as its furthest tap needs.
-int64_t rows_of_phase(const ConvAxis& slide, int64_t phase) {
-  int64_t rows = 0;
-  for (int64_t tap = 0; tap < slide.kernel; ++tap) {
-    if (tap * slide.dilation % slide.stride == phase) rows = slide.out + tap * slide.dilation / slide.stride;
-  }
-  return rows;
-}
-
-void lay_packed(const ConvShape& shape, ConvGeometry& geometry) {
-  const bool volume = shape.axes[0].kernel > 1 || shape.axes[0].out > 1 || shape.axes[0].in > 1;
-  geometry.slide = volume ? 0 : 1;
-  geometry.mid = volume ? 1 : 0;
-  const ConvAxis &slide = shape.axes[geometry.slide], &mid = shape.axes[geometry.mid], &wide = shape.axes[2];
-  const int64_t each = slide.out * mid.out * wide.out;
-  geometry.images = std::min(shape.x.dims[0], std::max<int64_t>(1, kEnoughPositions / each));
-  geometry.pitch = wide.out;
-  const int64_t line = geometry.line();
-  geometry.offsets.assign(shape.used.size(), 0);
-  std::vector<int64_t> plane_of_phase(static_cast<size_t>(std::min(slide.stride, slide.kernel * slide.dilation)));
-  const int64_t taps = slide.kernel * mid.kernel * wide.kernel;
-  for (int64_t channel = 0; channel < shape.x.dims[1]; ++channel) {
-    for (int64_t m = 0; m < mid.kernel; ++m) {
-      for (int64_t w = 0; w < wide.kernel; ++w) {
-        std::fill(plane_of_phase.begin(), plane_of_phase.end(), -1);
-        for (int64_t s = 0; s < slide.kernel; ++s) {
-          const int64_t across = (geometry.slide == 0 ? s * mid.kernel + m : m * slide.kernel + s) * wide.kernel + w;
-          const auto row = static_cast<size_t>(channel * taps + across);
-          if (!shape.used[row]) continue;
-          const int64_t phase = s * slide.dilation % slide.stride;
-          int64_t& plane = plane_of_phase[static_cast<size_t>(phase)];
-          if (plane < 0) {
-            plane = geometry.panel_floats;
-            const int64_t rows = rows_of_phase(slide, phase);
-            geometry.planes.push_back({plane, channel, phase, m, w, rows});
-            expect(rows <= kMaxPanel / line, "a convolution needs a panel that is too large");
-            geometry.panel_floats += (rows * line + 15) / 16 * 16;
-            expect(geometry.panel_floats <= kMaxPanel, "a convolution needs a panel that is too large");
-          }
-          geometry.offsets[row] = checked_offset(plane + s * slide.dilation / slide.stride * line);
-        }
-      }
-    }
-  }
-  geometry.panel_floats += (geometry.positions() + shape.width) / shape.width * shape.width - geometry.positions();
-}
-
 // How far apart a tile may write from a filter's first element without touching another's.
 int64_t room(const Tensor& out) { return std::min(out.strides[1], out.after - (out.dims[0] - 1) * out.strides[0] - (out.dims[1] - 1) * out.strides[1]); }
 
+// Floats from the tensor's first element to the first of a run.
 int64_t run_of(const Tensor& tensor, const ConvGeometry& geometry, int64_t run) {
-  if (!geometry.packed) return run * tensor.strides[3];
-  const int64_t middle = geometry.axes[geometry.mid].out;
-  const int64_t m = run % middle, image = run / middle % geometry.images, slide = run / middle / geometry.images;
-  return slide * tensor.strides[geometry.slide + 2] + m * tensor.strides[geometry.mid + 2] + image * tensor.strides[0];
+  const int64_t deep = geometry.axes[0].out, high = geometry.axes[1].out;
+  return run / high / deep * tensor.strides[0] + run / high % deep * tensor.strides[2] + run % high * tensor.strides[3];
 }
 
 // Whether positions and floats of the tensor advance alike from the run at `first` to the one at `last`.
 bool contiguous(const Tensor& tensor, const ConvGeometry& geometry, int64_t first, int64_t last) {
   for (int64_t run = first; run <= last; ++run) {
-    if (run_of(tensor, geometry, run) != run * geometry.pitch) return false;
+    if (run_of(tensor, geometry, run) - run_of(tensor, geometry, first) != (run - first) * geometry.pitch) return false;
   }
   return true;
 }
 
-ConvTile make_tile(const ConvShape& shape, ConvGeometry& geometry, int64_t position) {
+// Lengthens the last segment where the next one follows it.
+void append(std::vector<Segment>& segments, const Segment& next, const ConvShape& shape) {
+  const auto follows = [&](const Segment& last) {
+    const bool in_residual = shape.residual == nullptr || last.residual + last.count * shape.residual->strides[4] == next.residual;
+    return last.begin + last.count == next.begin && last.out + last.count * shape.out.strides[4] == next.out && in_residual;
+  };
+  if (!segments.empty() && follows(segments.back())) {
+    segments.back().count += next.count;
+  } else {
+    segments.push_back(next);
+  }
+}
+
+ConvTile make_tile(const ConvShape& shape, const ConvGeometry& geometry, int64_t position) {
   const int64_t first = position / geometry.pitch;
   const int64_t last = std::min(geometry.runs() - 1, (position + shape.width - 1) / geometry.pitch);
   ConvTile tile{position, 0, false, 0, 0, 0, {}};
@@ -111,42 +73,45 @@ ConvTile make_tile(const ConvShape& shape, ConvGeometry& geometry, int64_t posit
     if (begin >= end) continue;
     const int64_t inside = begin - run * geometry.pitch;
     const auto place = [&](const Tensor& tensor) { return run_of(tensor, geometry, run) + inside * tensor.strides[4]; };
-    const int64_t image = geometry.packed ? run / geometry.axes[geometry.mid].out % geometry.images : 0;
-    tile.segments.push_back({image, begin - position, end - begin, place(shape.out), shape.residual != nullptr ? place(*shape.residual) : 0});
+    append(tile.segments, {begin - position, end - begin, place(shape.out), shape.residual != nullptr ? place(*shape.residual) : 0}, shape);
     const uint64_t ones = end - begin == 64 ? ~uint64_t{0} : (uint64_t{1} << (end - begin)) - 1;
     tile.keep |= ones << (begin - position);
   }
   const bool whole = tile.segments.size() == 1 && tile.segments[0].count == shape.width;
+  const int64_t image = first / (geometry.runs() / geometry.images);
+  const auto origin = [&](const Tensor& tensor) { return run_of(tensor, geometry, first) + position - first * geometry.pitch; };
   const auto fits = [&](const Tensor& tensor) {
+    const int64_t inside = origin(tensor) - image * tensor.strides[0];
     const int64_t everything = (tensor.dims[0] - 1) * tensor.strides[0] + (tensor.dims[1] - 1) * tensor.strides[1];
-    const bool alike = whole || (contiguous(tensor, geometry, first, last) && everything + position + shape.width <= tensor.after);
-    return alike && (tensor.strides[4] == 1 || shape.axes[2].out == 1);
+    const int64_t next = shape.packed ? last : std::min(last + 1, geometry.runs() - 1);  // a tile between planes' rows writes zeros up to there
+    const bool alike = whole || (contiguous(tensor, geometry, first, next) && everything + inside + shape.width <= tensor.after);
+    return alike && tensor.strides[4] == 1;
   };
-  tile.direct =
-      geometry.images == 1 && fits(shape.out) && (shape.residual == nullptr || fits(*shape.residual)) && (whole || position + shape.width <= room(shape.out));
+  const bool alone = whole || origin(shape.out) - image * shape.out.strides[0] + shape.width <= room(shape.out);
+  tile.direct = fits(shape.out) && (shape.residual == nullptr || fits(*shape.residual)) && alone;
   if (tile.direct) {
-    tile.out = whole ? tile.segments[0].out : position;
-    tile.residual = whole ? tile.segments[0].residual : position;
-  } else {
-    tile.slot = geometry.slots++;
+    tile.out = origin(shape.out);
+    tile.residual = shape.residual != nullptr ? origin(*shape.residual) : 0;
   }
   return tile;
 }
 
 }  // namespace
 
-int64_t ConvGeometry::runs() const { return packed ? axes[slide].out * images * axes[mid].out : axes[1].out; }
-
 ConvGeometry make_geometry(const ConvShape& shape) {
   ConvGeometry geometry;
   geometry.axes = shape.axes;
   geometry.packed = shape.packed;
   if (shape.packed) {
-    lay_packed(shape, geometry);
+    geometry.images = shape.x.dims[0];
+    geometry.pitch = shape.axes[2].out;
+    geometry.panel = Panel(shape.x, shape.axes, shape.width, shape.used);
+    geometry.offsets = geometry.panel.offsets();
   } else {
     lay_direct(shape, geometry);
   }
-  const bool by_rows = shape.axes[2].out % shape.width == 0;
+  // Only the panel is cut by tiles whatever the rows: its last one ends in zeros.
+  const bool by_rows = !shape.packed && shape.axes[2].out % shape.width == 0;
   for (int64_t run = 0; by_rows && run < geometry.runs(); ++run) {
     for (int64_t at = 0; at < shape.axes[2].out; at += shape.width) geometry.tiles.push_back(make_tile(shape, geometry, run * geometry.pitch + at));
   }

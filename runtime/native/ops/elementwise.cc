@@ -94,26 +94,35 @@ class BinaryStep final : public Step {
   Pair kind_;
 };
 
-// x · scale + shift
+// function(x · scale + shift)
 class ScaleStep final : public Step {
  public:
-  ScaleStep(const Tensor& x, const Tensor& scale, const Tensor& shift, const Tensor& out)
-      : x_(x), scale_(scale), shift_(shift), out_(out), loop_(over<4>({x, scale, shift, out})) {}
+  ScaleStep(const std::array<Tensor, 4>& tensors, Unary kind, float alpha, float beta)
+      : tensors_(tensors), loop_(over<4>(tensors)), kind_(kind), alpha_(alpha), beta_(beta) {}
 
   void run(const Context& context) const override {
-    const float* x = context.at(x_);
-    const float* scale = context.at(scale_);
-    const float* shift = context.at(shift_);
-    float* out = context.out(out_);
+    const float *x = context.at(tensors_[0]), *scale = context.at(tensors_[1]), *shift = context.at(tensors_[2]);
+    float* out = context.out(tensors_[3]);
     const auto [dx, ds, dt, dy] = loop_.steps();
-    loop_.share(*context.pool, [&, dx = dx, ds = ds, dt = dt, dy = dy](const auto& at, int64_t n) {
-      for (int64_t i = 0; i < n; ++i) out[at[3] + i * dy] = x[at[0] + i * dx] * scale[at[1] + i * ds] + shift[at[2] + i * dt];
+    with_function(kind_, alpha_, beta_, [&](auto function) {
+      loop_.share(*context.pool, [&, dx = dx, ds = ds, dt = dt, dy = dy](const auto& at, int64_t n) {
+        const float* from = x + at[0];
+        float* to = out + at[3];
+        if (dx == 1 && ds == 0 && dt == 0 && dy == 1) {
+          const float factor = scale[at[1]], offset = shift[at[2]];
+          for (int64_t i = 0; i < n; ++i) to[i] = function(from[i] * factor + offset);
+        } else {
+          for (int64_t i = 0; i < n; ++i) to[i * dy] = function(from[i * dx] * scale[at[1] + i * ds] + shift[at[2] + i * dt]);
+        }
+      });
     });
   }
 
  private:
-  Tensor x_, scale_, shift_, out_;
+  std::array<Tensor, 4> tensors_;
   Loop<4> loop_;
+  Unary kind_;
+  float alpha_, beta_;
 };
 
 }  // namespace
@@ -141,7 +150,8 @@ StepPointer make_binary(const Plan& plan, const StepRecord& record) {
 StepPointer make_scale(const Plan& plan, const StepRecord& record) {
   const Tensor &x = plan.input(record, 0), &scale = plan.input(record, 1), &shift = plan.input(record, 2), &out = plan.output(record);
   expect(same_shape(x, out) && same_shape(scale, out) && same_shape(shift, out), "a scaling has operands of different shapes");
-  return std::make_unique<ScaleStep>(x, scale, shift, out);
+  expect(record.kind < static_cast<uint32_t>(Unary::kCount), "an element-wise step has an unknown function");
+  return std::make_unique<ScaleStep>(std::array{x, scale, shift, out}, static_cast<Unary>(record.kind), record.floats[0], record.floats[1]);
 }
 
 }  // namespace rsk

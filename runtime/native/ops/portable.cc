@@ -61,7 +61,7 @@ class Portable final : public ConvKernel {
     const auto filters = static_cast<uint32_t>(start_.size() - 1);
     for (uint32_t filter = block * kBlock; filter < std::min(filters, (block + 1) * kBlock); ++filter) {
       alignas(64) float sums[kMaxTile];
-      std::fill_n(sums, width_, bias_.empty() ? 0.0F : bias_[filter]);
+      std::fill_n(sums, kMaxTile, bias_.empty() ? 0.0F : bias_[filter]);
       const uint32_t first = start_[filter];
       add_filter(sums, tile.x, offsets_.data() + first, values_.data() + first, start_[filter + 1] - first, width_ / kLanes);
       store(tile, filter, sums);

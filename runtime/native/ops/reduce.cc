@@ -3,6 +3,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/pool.h"
 #include "ops/loop.h"
 #include "refusal.h"
 #include "step.h"
@@ -51,6 +52,7 @@ class ReduceStep final : public Step {
     outer_ = over<2>({out_, x_});
     inner_ = over<1>({x_}, static_cast<uint32_t>(kept));
     count_ = inner_.rows() * inner_.row();
+    find_planes(static_cast<uint32_t>(kept));
   }
 
   void run(const Context& context) const override {
@@ -60,6 +62,7 @@ class ReduceStep final : public Step {
     outer_.share(
         *context.pool,
         [&, dx = dx, dy = dy](const auto& at, int64_t n) {
+          if (wide_ > 0) return average(x + at[1], dx, out + at[0], dy, n);
           for (int64_t i = 0; i < n; ++i) out[at[0] + i * dy] = reduced(x + at[1] + i * dx);
         },
         count_);
@@ -82,6 +85,32 @@ class ReduceStep final : public Step {
         return over_rows(x, 0.0F, plus, plus);
     }
   }
+  // Small planes that are summed: many at a time, all their rows and then all their columns.
+  void find_planes(uint32_t first) {
+    std::vector<uint32_t> axes;
+    for (uint32_t axis = first; axis < x_.rank; ++axis) {
+      if (x_.dims[axis] > 1) axes.push_back(axis);
+    }
+    const bool summed = kind_ == kMean || kind_ == kSum;
+    if (!summed || axes.empty() || axes.size() > 2 || x_.strides[axes.back()] != 1 || x_.dims[axes.back()] > kWidest) return;
+    wide_ = x_.dims[axes.back()];
+    high_ = axes.size() == 2 ? x_.dims[axes[0]] : 1;
+    pitch_ = axes.size() == 2 ? x_.strides[axes[0]] : 0;
+  }
+
+  void average(const float* x, int64_t step, float* out, int64_t out_step, int64_t n) const {
+    constexpr int64_t kPlanes = 32, kPitch = kWidest + PoolLoops::kSlack;
+    const PoolLoops::Kind& sum = pool_loops().sum;
+    const float divisor = kind_ == kMean ? static_cast<float>(count_) : 1.0F;
+    float lines[kPlanes * kPitch], sums[kPlanes];
+    for (int64_t first = 0; first < n; first += kPlanes) {
+      const int64_t planes = std::min(kPlanes, n - first);
+      sum.rows({planes, step, kPitch}, x + first * step, pitch_, high_, 1, wide_, lines, false);
+      sum.columns({planes, kPitch, 1}, lines, wide_, 1, 1, 1, sums);
+      for (int64_t plane = 0; plane < planes; ++plane) out[(first + plane) * out_step] = sums[plane] / divisor;
+    }
+  }
+
   template <class Function, class Join>
   float over_rows(const float* x, float start, const Function& function, const Join& join) const {
     float result = start;
@@ -94,6 +123,8 @@ class ReduceStep final : public Step {
   Loop<2> outer_;
   Loop<1> inner_;
   int64_t count_;
+  static constexpr int64_t kWidest = 64;
+  int64_t wide_ = 0, high_ = 0, pitch_ = 0;  // of the planes, if they are summed so
 };
 
 // Softmax along the last axis of the views; kind 1 gives its logarithm.

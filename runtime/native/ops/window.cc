@@ -1,9 +1,11 @@
 // What slides over space or channels: pooling and local response normalisation.
 #include <cmath>
 #include <limits>
+#include <utility>
+#include <vector>
 
+#include "kernels/pool.h"
 #include "ops/loop.h"
-#include "ops/vectorise.h"
 #include "refusal.h"
 #include "step.h"
 
@@ -12,7 +14,8 @@ namespace {
 
 constexpr uint32_t kAxes = 3;
 constexpr int64_t kMaxPad = 1 << 16;
-constexpr double kNanoseconds = 0.6;  // an element of a window
+constexpr double kNanoseconds = 0.6;        // an element of a window
+constexpr double kNanosecondsPooled = 0.1;  // a row of one
 
 // One spatial axis of a pooling window.
 struct Window {
@@ -21,32 +24,18 @@ struct Window {
   // The taps of output `at` that lie inside the input: [first, last).
   std::pair<int64_t, int64_t> taps(int64_t at) const {
     const int64_t begin = at * stride - pad;
-    const int64_t first = begin >= 0 ? 0 : (-begin + dilation - 1) / dilation;
-    const int64_t last = begin >= in ? 0 : std::min(kernel, (in - 1 - begin) / dilation + 1);
+    const int64_t first = begin >= 0 ? 0 : dilated(-begin + dilation - 1);
+    const int64_t last = begin >= in ? 0 : std::min(kernel, dilated(in - 1 - begin) + 1);
     return {std::min(first, kernel), std::max(last, std::min(first, kernel))};
   }
+  bool whole(int64_t at) const { return at * stride >= pad && at * stride - pad + (kernel - 1) * dilation < in; }
   // How many taps lie inside the input and its pads.
   int64_t counted(int64_t at) const {
     const int64_t begin = at * stride;
-    return begin >= end ? 0 : std::min(kernel, (end - 1 - begin) / dilation + 1);
+    return begin >= end ? 0 : std::min(kernel, dilated(end - 1 - begin) + 1);
   }
+  int64_t dilated(int64_t elements) const { return dilation == 1 ? elements : elements / dilation; }
 };
-
-// NaN wins: two selections, which vectorise where a condition of two parts does not.
-inline float larger(float best, float value) {
-  const float most = best > value ? best : value;
-  return best != best ? best : most;
-}
-
-RSK_VECTORISED void take_larger(const float* __restrict from, int64_t step, float* __restrict to, int64_t to_step, int64_t count) {
-  if (step == 1 && to_step == 1) {
-    for (int64_t i = 0; i < count; ++i) to[i] = larger(to[i], from[i]);
-  } else if (step == 2 && to_step == 1) {
-    for (int64_t i = 0; i < count; ++i) to[i] = larger(to[i], from[2 * i]);
-  } else {
-    for (int64_t i = 0; i < count; ++i) to[i * to_step] = larger(to[i * to_step], from[i * step]);
-  }
-}
 
 class PoolStep final : public Step {
  public:
@@ -63,68 +52,113 @@ class PoolStep final : public Step {
       const int64_t span = (value(0) - 1) * value(3) + 1;
       expect(span <= windows_[axis].end && (windows_[axis].out - 1) * value(1) < windows_[axis].end, "a pooling window does not fit its input");
     }
+    for (uint32_t axis = 0; axis < kAxes && kind_ != kMax; ++axis) {
+      for (int64_t at = 0; at < windows_[axis].out; ++at) {
+        const auto [first, last] = windows_[axis].taps(at);
+        counts_[axis].push_back(kind_ == kAverageWithPads ? windows_[axis].counted(at) : last - first);
+      }
+    }
+    loops_ = kind_ == kMax ? pool_loops().largest : pool_loops().sum;
   }
 
   void run(const Context& context) const override {
-    const int64_t taps = windows_[0].kernel * windows_[1].kernel * windows_[2].kernel;
-    const auto [n, c, d, h] = std::array{out_.dims[0], out_.dims[1], out_.dims[2], out_.dims[3]};
+    const int64_t rows = windows_[0].kernel * windows_[1].kernel, channels = out_.dims[1];
     const float* x = context.at(x_);
     float* out = context.out(out_);
-    context.pool->share(static_cast<size_t>(n * c), kNanoseconds * static_cast<double>(out_.elements() * taps),
-                        [&, c = c, d = d, h = h](size_t first, size_t last) {
+    context.pool->share(static_cast<size_t>(out_.dims[0] * channels), kNanosecondsPooled * static_cast<double>(out_.elements() * rows),
+                        [&](size_t first, size_t last) {
                           for (auto plane = static_cast<int64_t>(first); plane < static_cast<int64_t>(last); ++plane) {
-                            const float* from = x + plane / c * x_.strides[0] + plane % c * x_.strides[1];
-                            float* to = out + plane / c * out_.strides[0] + plane % c * out_.strides[1];
-                            for (int64_t z = 0; z < d; ++z) {
-                              for (int64_t y = 0; y < h; ++y) row(from, to + z * out_.strides[2] + y * out_.strides[3], z, y);
-                            }
+                            const int64_t image = plane / channels, channel = plane % channels;
+                            pool_plane(x + image * x_.strides[0] + channel * x_.strides[1], out + image * out_.strides[0] + channel * out_.strides[1]);
                           }
                         });
   }
 
  private:
-  void row(const float* x, float* out, int64_t z, int64_t y) const {
-    const Window &deep = windows_[0], &high = windows_[1], &wide = windows_[2];
-    const auto [z0, z1] = deep.taps(z);
-    const auto [y0, y1] = high.taps(y);
-    const float lowest = -std::numeric_limits<float>::infinity();
-    for (int64_t i = 0; i < wide.out; ++i) out[i * out_.strides[4]] = kind_ == kMax ? lowest : 0.0F;
-    for (int64_t kz = z0; kz < z1; ++kz) {
-      for (int64_t ky = y0; ky < y1; ++ky) {
-        const float* line =
-            x + (z * deep.stride - deep.pad + kz * deep.dilation) * x_.strides[2] + (y * high.stride - high.pad + ky * high.dilation) * x_.strides[3];
-        for (int64_t kx = 0; kx < wide.kernel; ++kx) tap(line, out, kx * wide.dilation - wide.pad);
+  static constexpr int64_t kRows = 8, kLine = 512, kPitch = kLine + PoolLoops::kSlack;
+
+  int64_t reach() const { return (windows_[2].kernel - 1) * windows_[2].dilation; }
+
+  // A piece of some output rows at a time: the rows of each window are combined to a line, then the lines' columns. A line is read
+  // at other places than it was written at: some lines later, so that no load waits for the stores before it.
+  void pool_plane(const float* x, float* out) const {
+    const Window &high = windows_[1], &wide = windows_[2];
+    if (reach() >= kLine) return pool_taps(x, out);
+    const int64_t most = (kLine - 1 - reach()) / wide.stride + 1;
+    const bool straight = out_.strides[4] == 1;
+    float lines[kRows * kPitch], results[kRows * kLine];
+    for (int64_t z = 0; z < windows_[0].out; ++z) {
+      for (int64_t y = 0; y < high.out; y += kRows) {
+        for (int64_t at = 0; at < wide.out; at += most) {
+          const int64_t rows = std::min(kRows, high.out - y), count = std::min(most, wide.out - at);
+          combine_rows(x, lines, z, y, rows, at * wide.stride - wide.pad, (count - 1) * wide.stride + reach() + 1);
+          float* const to = out + z * out_.strides[2] + y * out_.strides[3] + at * out_.strides[4];
+          float* const result = straight ? to : results;
+          const int64_t pitch = straight ? out_.strides[3] : kLine;
+          loops_.columns({rows, kPitch, pitch}, lines, wide.kernel, wide.dilation, wide.stride, count, result);
+          for (int64_t row = 0; row < rows && !(straight && kind_ == kMax); ++row) {
+            for (int64_t i = 0; i < count; ++i) {
+              const float value = result[row * pitch + i];
+              to[row * out_.strides[3] + i * out_.strides[4]] = kind_ == kMax ? value : value / counted(z, y + row, at + i);
+            }
+          }
+        }
       }
-    }
-    if (kind_ == kMax) return;
-    const int64_t area = kind_ == kAverageWithPads ? deep.counted(z) * high.counted(y) : (z1 - z0) * (y1 - y0);
-    for (int64_t i = 0; i < wide.out; ++i) {
-      const auto [x0, x1] = wide.taps(i);
-      const int64_t count = area * (kind_ == kAverageWithPads ? wide.counted(i) : x1 - x0);
-      out[i * out_.strides[4]] /= static_cast<float>(std::max<int64_t>(count, 1));
     }
   }
 
-  // One tap of a row: the outputs whose element at stride·i + shift lies inside.
-  void tap(const float* line, float* out, int64_t shift) const {
-    const Window& wide = windows_[2];
-    const int64_t first = shift >= 0 ? 0 : (-shift + wide.stride - 1) / wide.stride;
-    const int64_t last = shift >= wide.in ? 0 : std::min(wide.out, (wide.in - 1 - shift) / wide.stride + 1);
-    const int64_t step = x_.strides[4] * wide.stride;
-    const float* from = line + shift * x_.strides[4];
-    float* to = out + first * out_.strides[4];
-    from += first * step;
-    const int64_t count = last - first, to_step = out_.strides[4];
-    if (kind_ == kMax) {
-      take_larger(from, step, to, to_step, count);
-    } else {
-      for (int64_t i = 0; i < count; ++i) to[i * to_step] += from[i * step];
+  // The elements [start, start + span) of the rows of some windows; outside the input what changes nothing.
+  void combine_rows(const float* x, float* lines, int64_t z, int64_t y, int64_t rows, int64_t start, int64_t span) const {
+    const Window &deep = windows_[0], &high = windows_[1];
+    const int64_t first = std::clamp<int64_t>(-start, 0, span), last = std::clamp(windows_[2].in - start, first, span);
+    const float neutral = kind_ == kMax ? -std::numeric_limits<float>::infinity() : 0.0F;
+    const auto [z0, z1] = deep.taps(z);
+    for (int64_t row = 0; row < rows;) {
+      const auto [y0, y1] = high.taps(y + row);
+      int64_t alike = 1;  // rows whose windows lie inside the input, or one
+      while (y1 - y0 == high.kernel && row + alike < rows && high.whole(y + row + alike)) ++alike;
+      float* const to = lines + row * kPitch;
+      const bool empty = z0 == z1 || y0 == y1;
+      for (int64_t line = 0; line < alike; ++line) {
+        std::fill(to + line * kPitch, to + line * kPitch + first, neutral);
+        std::fill(to + line * kPitch + (empty ? first : last), to + line * kPitch + span, neutral);
+      }
+      for (int64_t tap = z0; !empty && tap < z1; ++tap) {
+        const float* corner = x + (z * deep.stride - deep.pad + tap * deep.dilation) * x_.strides[2] + (start + first) * x_.strides[4] +
+                              ((y + row) * high.stride - high.pad + y0 * high.dilation) * x_.strides[3];
+        loops_.rows({alike, high.stride * x_.strides[3], kPitch}, corner, high.dilation * x_.strides[3], y1 - y0, x_.strides[4], last - first, to + first,
+                    tap > z0);
+      }
+      row += alike;
     }
+  }
+
+  // Windows that are wider than a line, a tap at a time.
+  void pool_taps(const float* x, float* out) const {
+    const Window &deep = windows_[0], &high = windows_[1], &wide = windows_[2];
+    for (int64_t at = 0; at < deep.out * high.out * wide.out; ++at) {
+      const int64_t z = at / wide.out / high.out, y = at / wide.out % high.out, i = at % wide.out;
+      const auto [first, last] = wide.taps(i);
+      float best = kind_ == kMax ? -std::numeric_limits<float>::infinity() : 0.0F, next = best;
+      for (int64_t tap = first; tap < last; ++tap) {
+        combine_rows(x, &next, z, y, 1, i * wide.stride - wide.pad + tap * wide.dilation, 1);
+        loops_.rows({1, 0, 0}, &next, 0, 1, 1, 1, &best, true);
+      }
+      out[z * out_.strides[2] + y * out_.strides[3] + i * out_.strides[4]] = kind_ == kMax ? best : best / counted(z, y, i);
+    }
+  }
+
+  // How many elements an average divides by.
+  float counted(int64_t z, int64_t y, int64_t x) const {
+    const auto along = [&](size_t axis, int64_t at) { return counts_[axis][static_cast<size_t>(at)]; };
+    return static_cast<float>(std::max<int64_t>(1, along(0, z) * along(1, y) * along(2, x)));
   }
 
   Tensor x_, out_;
   Kind kind_;
   std::array<Window, kAxes> windows_;
+  std::array<std::vector<int64_t>, kAxes> counts_;  // of an average, along each axis
+  PoolLoops::Kind loops_{};
 };
 
 // x / (bias + alpha · Σ x²)^beta over neighbouring channels (axis 1).
