@@ -1,0 +1,107 @@
+"""The C export against itself with dense weights: flash, memory, instructions, latency on one pinned thread, in turns, medians. Prints markdown.
+
+``python benchmarks/c_export.py [NETWORK…] [--flags "-O3 -march=native"] [--rounds N] [--no-instructions]``. Instructions are counted by
+valgrind's callgrind. Flash is constants and code, as ``size`` reports them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+import rsk_deploy as rsk
+from rsk_deploy import zoo
+from rsk_deploy.converters import c
+from rsk_deploy.converters.c.compiled import read_signature
+
+NETWORKS: dict[str, tuple[str, tuple[int, ...], dict[str, Any], dict[str, str]]] = {
+    "digits CNN": ("resnet18", (1, 16, 16), {"width": 0.125, "in_channels": 1}, {"where": "layer*.conv?"}),
+    "6-layer CNN": ("cnn6", (3, 32, 32), {}, {}),
+    "ResNet18-CIFAR": ("resnet18", (3, 32, 32), {}, {}),
+}
+TAPS = {"dense": 9, "4 of 9": 4, "2 of 9": 2}
+FLAGS = "-O3 -ffp-contract=fast"
+MAIN = """#include "net.h"
+static float in[NET_IN_SIZE], out[NET_OUT_SIZE], scratch[NET_SCRATCH_BYTES / 4];
+int main(void) { net_run(in, out, scratch); return 0; }
+"""
+
+
+class Build:
+    """One network with one mask, exported and compiled."""
+
+    def __init__(self, network: str, mask: str, folder: Path, flags: list[str]) -> None:
+        kind, shape, args, where = NETWORKS[network]
+        torch.manual_seed(0)
+        sparse = {"conv": "psconv", "conv_args": {"taps_per_kernel": TAPS[mask], **where}} if TAPS[mask] < 9 else {}
+        model = zoo.build(kind, **args, **sparse).eval()
+        self.folder = folder / f"{network}-{mask}"
+        self.footprint = c.write(rsk.pack(rsk.read(model, input_shape=(1, *shape))), self.folder)
+        self.flags = ["-std=c99", *flags]
+        self.x = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
+        self.compile("-shared", "-fPIC", "net.c", "-o", "net.so")
+        self.compile("-c", "net.c", "-o", "net.o")
+        self.library = ctypes.CDLL(str(self.folder / "net.so"))
+        self.scratch, self.out = np.empty(read_signature(self.folder).scratch // 4 + 16, np.float32), np.empty(10, np.float32)
+
+    def compile(self, *arguments: str) -> None:
+        """Run the host's gcc in the folder."""
+        subprocess.run(["gcc", *self.flags, *arguments, "-lm"], cwd=self.folder, check=True)
+
+    def flash(self) -> int:
+        """Bytes of code and constants."""
+        text = subprocess.run(["size", "net.o"], cwd=self.folder, check=True, capture_output=True, text=True).stdout
+        return int(text.splitlines()[1].split()[0])
+
+    def instructions(self) -> int:
+        """Instructions of one inference."""
+        (self.folder / "main.c").write_text(MAIN)
+        self.compile("main.c", "net.c", "-o", "main")
+        command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=net_run", "./main"]
+        told = subprocess.run(command, cwd=self.folder, check=True, capture_output=True, text=True).stderr
+        return int(told.split("Collected : ")[1].split()[0])
+
+    def run(self) -> float:
+        """Seconds of one inference."""
+        pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (self.x, self.out, self.scratch)]
+        start = perf_counter()
+        self.library.net_run(*pointers)
+        return perf_counter() - start
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--flags", default=FLAGS)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--no-instructions", action="store_true")
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    print("| network | mask | flash kB | of dense | RAM kB | M instructions | of dense | ms | dense ÷ this |\n|---|---|--:|--:|--:|--:|--:|--:|--:|")
+    for network in options.networks:
+        with tempfile.TemporaryDirectory() as folder:
+            builds = {mask: Build(network, mask, Path(folder), options.flags.split()) for mask in TAPS}
+            times = [[build.run() for build in builds.values()] for _ in range(options.rounds)]
+            taken = dict(zip(builds, map(median, zip(*times[options.rounds // 5 :], strict=True)), strict=True))
+            flash = {mask: build.flash() for mask, build in builds.items()}
+            counted = {mask: 0 if options.no_instructions else build.instructions() for mask, build in builds.items()}
+            for mask, build in builds.items():
+                sizes = f"{flash[mask] / 1e3:.1f} | {flash[mask] / flash['dense']:.2f} | {build.footprint.figures['ram'] / 1e3:.1f}"
+                work = f"{counted[mask] / 1e6:.1f} | {counted[mask] / max(counted['dense'], 1):.2f}"
+                print(f"| {network} | {mask} | {sizes} | {work} | {1e3 * taken[mask]:.3f} | {taken['dense'] / taken[mask]:.2f}× |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

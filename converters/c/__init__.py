@@ -1,0 +1,124 @@
+"""C: a folder with ``net.c``, ``net.h`` and the kernels they need, which one compiler command builds. No allocation, no dependency but the C library.
+
+Weights stay sparse: their structure is data that the kernels decode while they run. The folder is proven by compiling it for this machine and
+running it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from importlib import resources
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsk_deploy.converters.c import compiled, emulated
+from rsk_deploy.converters.c.eight import calibrated
+from rsk_deploy.converters.c.footprint import check, footprint
+from rsk_deploy.converters.c.plan import plan
+from rsk_deploy.converters.c.source import command, header, interface, source
+from rsk_deploy.converters.c.targets import TARGETS as TARGETS
+from rsk_deploy.converters.c.targets import target_named
+from rsk_deploy.errors import UsageError
+from rsk_deploy.ir import Graph, Layer, Packed, Weighted
+from rsk_deploy.provenance import provenance
+from rsk_deploy.registry import Footprint, Runner
+
+OPTIONS = frozenset({"target", "dtype", "name", "max_flash", "max_ram", "sample", "emit_asm"})
+RUNNER = "the compiled C code"
+DTYPES = {"fp32": (4, 24), "fp16-storage": (2, 11), "int8": (1, 8)}
+"""How weights are stored: bytes of each, and bits of precision of what is computed."""
+
+
+def write(
+    graph: Graph[Packed],
+    path: Path,
+    *,
+    target: str = "generic",
+    dtype: str = "fp32",
+    name: str = "net",
+    max_flash: str | int | None = None,
+    max_ram: str | int | None = None,
+    sample: Mapping[str, NDArray[Any]] | None = None,
+    emit_asm: bool = False,
+) -> Footprint:
+    """Write the folder ``path``. With ``dtype`` int8, ``sample`` gives the ranges of the values; ``emit_asm`` writes machine code of hot layers."""
+    if dtype not in DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r} of the C export; known are {', '.join(DTYPES)}")
+    aim, face = target_named(target), interface(graph, name)
+    if emit_asm and aim.isa is None:
+        able = ", ".join(other for other, row in TARGETS.items() if row.isa)
+        raise UsageError(f"--emit-asm writes machine code for --target {able}; --target {target} has none. Choose one of them, or leave --emit-asm out")
+    if emit_asm and dtype != "fp32":
+        raise UsageError(f"--emit-asm writes machine code that computes with fp32, not with --dtype {dtype}; leave one of the two out")
+    if dtype == "fp16-storage":
+        graph = halved(graph)
+    itemsize, bits = DTYPES[dtype]
+    scale = calibrated(graph, sample) if dtype == "int8" else None
+    program = plan(graph, aim, face.names, scale, f"{name}_code" if emit_asm else None)
+    check(program, max_flash, max_ram)
+    taken = footprint(graph, program, sum(4 * prod(parameter.shape) for parameter in (*face.inputs, *face.outputs)), itemsize)
+    taken = replace(
+        taken,
+        lines=(*taken.lines, f"to compile, in the folder: {command(aim, name, emit_asm)}"),
+        bits=bits,
+        meaning=emulated.runner(graph, scale) if scale else None,
+    )
+    about = {
+        "inputs": [[entry.value, entry.shape] for entry in face.inputs],
+        "outputs": [[entry.value, entry.shape] for entry in face.outputs],
+        "provenance": provenance(graph, target=target, dtype=dtype, name=name),
+        "isa": aim.isa if emit_asm else None,
+    }
+    path.mkdir()
+    (path / f"{name}.h").write_text(header(face, program, aim, taken.lines[-4:-1], about))
+    (path / f"{name}.c").write_text(source(face, program))
+    if program.data.in_binary:
+        (path / f"{name}.bin").write_bytes(program.data.binary())
+    if program.code:
+        (path / f"{name}.S").write_text(program.code.assembly(f"{name}.code"))
+        (path / f"{name}.code").write_bytes(program.code.content)
+    for file in needed(program.headers):
+        (path / file).write_text(kernel(file))
+    return taken
+
+
+def halved(graph: Graph[Packed]) -> Graph[Packed]:
+    """The same network with weights rounded to 16 bits."""
+    layers: list[Layer] = []
+    for layer in graph.layers:
+        if isinstance(layer, Weighted):
+            values = layer.weight.arrays["values"]
+            with np.errstate(over="ignore"):
+                short = values.astype(np.float16)
+            if not np.isfinite(short).all():
+                raise UsageError(f"{layer.name}: a weight of {np.abs(values).max():.9g} does not fit 16 bits, whose largest is 65504. Use --dtype fp32")
+            layer = replace(layer, weight=replace(layer.weight, arrays={**layer.weight.arrays, "values": short}))
+        layers.append(layer)
+    return graph.with_layers(tuple(layers))
+
+
+def runner(path: Path, values: Iterable[str] = ()) -> Runner:
+    """The folder as a function: compiled for this machine and run in this process. ``values`` are observed while it runs."""
+    return compiled.runner(path, tuple(values))
+
+
+def needed(headers: Iterable[str]) -> list[str]:
+    """The files of the runtime that these headers take in, themselves included."""
+    found: dict[str, None] = {}
+    todo = [f"rsk_{name}.h" for name in headers]
+    while todo:
+        file = todo.pop()
+        if file not in found:
+            found[file] = None
+            todo += [line.split('"')[1] for line in kernel(file).splitlines() if line.startswith('#include "')]
+    return sorted(found)
+
+
+def kernel(file: str) -> str:
+    """A file of the runtime."""
+    return (resources.files("rsk_deploy.converters") / "c_runtime" / file).read_text()
