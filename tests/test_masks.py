@@ -25,6 +25,7 @@ PARAMS = {
     "one-pattern": lambda kept: {"taps": list(range(0, 2 * kept, 2))[:kept]},
     "unstructured": lambda kept: {"density": 0.3},
     "lfsr": lambda kept: {"taps_per_kernel": kept},
+    **dict.fromkeys(("input-class", "lowerable"), lambda kept: {"taps_per_kernel": {3: 2}.get(kept, kept)}),  # no rectangle of 2x2x2 has 3 taps
 }
 
 
@@ -243,6 +244,8 @@ GOLDENS = {
     "lfsr": "e9f4f1747ff64c4b",
     "one-pattern": "3a0a0499c907fa75",
     "periodic": "4b6d7689a15b8292",
+    "input-class": "8b13ba4f6923f664",
+    "lowerable": "4433f4bee7639a85",
     "per-input": "c32e36aed7b748a9",
     "block-shared": "19f1798c8ee2c32e",
     "two-four": "877c83d0f21e50bc",
@@ -267,6 +270,8 @@ DESCRIPTIONS = {
     "lfsr": "LFSR of 32 bits, 4 of 9 per kernel",
     "one-pattern": "one pattern for all kernels: cross, 5 of 9",
     "periodic": "period 8 in output + input, 4 of 9 per kernel",
+    "input-class": "rectangles by 4 classes of inputs, 4 of 9 per kernel",
+    "lowerable": "rectangles by 2 classes of outputs and 4 of inputs, 4 of 9 per kernel",
     "per-input": "shared by all outputs, 4 of 9 per kernel",
     "block-shared": "shared by blocks of 8 outputs, 4 of 9 per kernel",
     "two-four": "4 of 9 per kernel, 2:4-legal along the input channels",

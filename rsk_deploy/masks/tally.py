@@ -100,6 +100,15 @@ def by_class(kernels: BoolArray, period: int) -> Tally:
     return Tally(nonzero, live, size)
 
 
+def by_residues(kernels: BoolArray, classes: int) -> Tally:
+    """Groups of equal output mod ``classes`` and equal input mod ``classes``: counts (classes, classes, taps)."""
+    outputs, inputs, taps = kernels.shape
+    rows, columns = (np.bincount(np.arange(count) % classes, minlength=classes) for count in (outputs, inputs))
+    size = np.multiply.outer(rows, columns)[..., None]
+    live = size if taps == 1 else _residue_sums((kernel_counts(kernels) > 0)[..., None], classes)
+    return Tally(_residue_sums(kernels, classes), live, size)
+
+
 def _column_sums(flags: BoolArray) -> Counts:
     """Sum over the first axis, in bytes as long as they cannot overflow: eight times as fast as in words."""
     parts = [flags[start : start + 255].view(np.uint8).sum(axis=0, dtype=np.uint8) for start in range(0, len(flags), 255)]
@@ -121,11 +130,17 @@ def _block_sums(flags: BoolArray, block: int) -> Counts:
 
 def _class_sums(flags: BoolArray, period: int) -> Counts:
     """Sum over the kernels of each class of (output + input) mod ``period``."""
+    return _antidiagonals(_residue_sums(flags, period))
+
+
+def _residue_sums(flags: BoolArray, period: int) -> Counts:
+    """Sum over the kernels of each pair of an output and an input mod ``period``: (period, period, taps)."""
     _, inputs, taps = flags.shape
     rows = np.zeros((period, -(-inputs // period) * period, taps), np.uint32)
     for residue in range(period):
         rows[residue, :inputs] = _column_sums(flags[residue::period])
-    return _antidiagonals(rows.reshape(period, -1, period, taps).sum(axis=1, dtype=np.uint32))
+    sums: Counts = rows.reshape(period, -1, period, taps).sum(axis=1, dtype=np.uint32)
+    return sums
 
 
 def _antidiagonals(square: NDArray[Any]) -> NDArray[Any]:

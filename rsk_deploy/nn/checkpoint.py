@@ -30,7 +30,8 @@ class Checkpoint:
     """A trained network with all that is needed to build and feed it.
 
     ``architecture`` is a name of ``rsk_deploy.zoo.ARCHITECTURES`` or ``module:callable``, ``args`` its keyword arguments;
-    ``input_shape`` (one, or by input name) includes the batch; ``labels`` name the classes; ``preprocessing`` is JSON of the user's own.
+    ``input_shape`` (one, or by input name) includes the batch; ``labels`` name the classes; ``preprocessing`` is JSON of the user's own;
+    ``--input-type image`` reads ``(pixel · scale - mean) / std`` and the ``order`` of the channels (rgb, bgr) from it.
     """
 
     architecture: str
@@ -118,6 +119,10 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], *, assign: b
             near = difflib.get_close_matches(odd[0], [name for name in there if name not in wanted][:MOST_ITEMS], n=1)
             also = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
             hint = f"; the nearest is {near[0]!r}" if near else ""
+            if fault == "has" and odd[0].endswith(".mask"):
+                hint += (
+                    ". A state dict with masks is of sparse layers: build the network with them (--arch-args conv=psconv and conv_args of rsk_deploy.zoo.build)"
+                )
             raise UsageError(f"the state dict {fault} {odd[0]!r}{also}, which the {type(model).__name__} {'has' if fault == 'lacks' else 'lacks'}{hint}")
     for name, tensor in own.items():
         if not name.endswith("_extra_state") and _kind(state[name]) != _kind(tensor):

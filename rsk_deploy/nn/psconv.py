@@ -66,6 +66,14 @@ class PSConv2d(nn.Conv2d):  # type: ignore[misc]  # torch is not type-checked he
                 CoverageWarning,
                 stacklevel=3,
             )
+        reached = int(mask.support.any(axis=1).reshape(len(mask.support), -1).sum(axis=1).min())
+        if mask.family in ("input-class", "lowerable") and reached < min(positions, taps * kernels):
+            warnings.warn(
+                f"the rectangles of {kernels} kernels a filter reach {reached} of the {positions} positions of the window; more input channels, "
+                "more taps per kernel, or another kind of mask can reach all",
+                CoverageWarning,
+                stacklevel=3,
+            )
         return torch.tensor(mask.support, device=self.weight.device)
 
     @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is not type-checked here
