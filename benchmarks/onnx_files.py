@@ -29,7 +29,7 @@ import rsk_deploy as rsk
 from rsk_deploy import zoo
 from rsk_deploy.converters import onnx as converter
 from rsk_deploy.ir import FloatArray, Graph, Packed
-from rsk_deploy.pack import unpack
+from rsk_deploy.packing import unpack
 
 VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "4 of 9, random": ("auto", "psconv", {"taps_per_kernel": 4}),
@@ -117,7 +117,7 @@ def sizes(variant: str, graph: Graph[Packed], folder: Path) -> list[str]:
     dense = (folder / "dense.onnx").stat().st_size
     rsk.save(graph, folder / "packed.rsk", force=True)
     start = time.perf_counter()
-    rsk.export(network(variant), folder / "verified.onnx", input_shape=SHAPE, force=True)
+    rsk.export(network(variant), folder / "verified.onnx", input_shape=SHAPE, lower="none", force=True)
     seconds = time.perf_counter() - start
     files = [(folder / name).stat().st_size for name in ("packed.onnx", "packed.rsk")]
     return [variant, f"{dense:,}", *(cell for size in files for cell in (f"{size:,}", f"{size / dense:.3f}")), f"{seconds:.1f}"]

@@ -14,8 +14,8 @@ import time
 import numpy as np
 
 from rsk_deploy.ir import Conv, Dense, Graph, Input, Linear, Reshape
-from rsk_deploy.pack import pack, unpack
-from rsk_deploy.report import report
+from rsk_deploy.packing import pack, unpack
+from rsk_deploy.reporting import report
 
 RNG = np.random.default_rng(0)
 HEAD = ("Mweights", "dense MB", "packed MB", "pack s", "half s", "unpack s", "peak MB", "x dense", "formats")
