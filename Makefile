@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. Both start from a bare clone and set up their own environment in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := pyproject.toml constraints.txt $(shell find rsk_deploy converters runtime -name '*.py' -o -name '*.pyi' -o -name py.typed -o -path '*/native/*' -type f)
+SOURCES := pyproject.toml constraints.txt $(shell find rsk_deploy converters runtime -name '*.py' -o -name '*.pyi' -o -name py.typed -o -path '*/native/*' -type f -o -path '*/c_runtime/*' -type f)
 
 .PHONY: demo test lint native test-slow bench clean
 .DELETE_ON_ERROR:
@@ -15,7 +15,7 @@ test: lint native
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	git ls-files -z '*.cc' '*.h' '*.inl' | xargs -0 $(BIN)/clang-format --dry-run -Werror
+	git ls-files -z '*.cc' '*.h' '*.inl' '*.c' | xargs -0 $(BIN)/clang-format --dry-run -Werror
 	cd .venv && bin/mypy --config-file ../pyproject.toml --cache-dir mypy_cache -p rsk_deploy
 
 # The kernels and the code generator alone, without Python.
@@ -32,9 +32,12 @@ test-slow: .venv/installed
 # The figures of the README; the machine should be idle.
 bench: .venv/installed
 	$(BIN)/python benchmarks/onnx_files.py
+	$(BIN)/python benchmarks/coreml_files.py
 	$(BIN)/python benchmarks/pack.py
 	$(BIN)/python benchmarks/runtime.py
+	$(BIN)/python benchmarks/lowering.py
 	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/c_export.py
 
 .venv/ready:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: python 3.11 or newer is needed (make PYTHON=/path/to/python3)"; exit 1; }

@@ -9,23 +9,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsk_deploy.converters.onnx_body import Body, LayerScope, Node
+from rsk_deploy.converters.onnx_body import Body, LayerScope, Node, Sparse
 from rsk_deploy.converters.onnx_layers import write_layer
 from rsk_deploy.converters.onnx_lfsr import write_sequences
 from rsk_deploy.converters.onnx_opset import choose_opset
 from rsk_deploy.errors import MissingExtraError, VerificationError
-from rsk_deploy.ir import Constant, FloatArray, Graph, Opaque, Packed
+from rsk_deploy.ir import Constant, FloatArray, Graph, Mask, Opaque, Packed
 from rsk_deploy.provenance import provenance, tool_version
-from rsk_deploy.registry import Runner
+from rsk_deploy.registry import Runner, format_named
 
-OPTIONS = frozenset({"opset"})
+OPTIONS = frozenset({"opset", "sparse_initializer"})
 RUNNER = "onnxruntime"
 VERSION = 1
 EXTERNAL_ABOVE = 2_000_000_000
@@ -36,17 +36,23 @@ INLINE_BELOW = 1024
 Proto: TypeAlias = Any  # a message of onnx, which has no types
 
 
-def write(graph: Graph[Packed], path: Path, *, opset: int | None = None) -> None:
-    """Write the network. The weights of a very large one go to ``<path>.data``, which the file refers to by its name."""
+def write(graph: Graph[Packed], path: Path, *, opset: int | None = None, sparse_initializer: bool = False) -> None:
+    """Write the network. The weights of a very large one go to ``<path>.data``, which the file refers to by its name.
+
+    With ``sparse_initializer``, sparse weights are stored in ONNX's own form instead of ours, which few runtimes read: a
+    value and an int64 place for each that is kept, 1.33 times the dense weight at 4 of 9.
+    """
     onnx = _onnx()
     version = choose_opset(graph, opset)
-    body = _body(graph, version)
+    if sparse_initializer:
+        graph = _in_rows(graph)
+    body = _body(graph, version, sparse_initializer)
     sidecar = path.with_name(f"{path.name}.data") if sum(array.nbytes for array in body.initializers.values()) > EXTERNAL_ABOVE else None
     imports = {"": version} | {layer.domain: layer.opset for layer in graph.layers if isinstance(layer, Opaque) and layer.domain not in ("", "ai.onnx")}
     opsets = [onnx.helper.make_opsetid(domain, number) for domain, number in sorted(imports.items())]
-    options = {"opset": opset} if opset else {}
+    options = {name: value for name, value in (("opset", opset), ("sparse_initializer", sparse_initializer)) if value}
     model = onnx.helper.make_model(
-        _graph(graph, body, _tensors(body.initializers, sidecar)),
+        _graph(graph, body, _tensors(body.initializers, sidecar), _sparse_tensors(body.sparse)),
         opset_imports=opsets,
         ir_version=onnx.helper.find_min_ir_version_for(opsets, ignore_unknown=True),
         producer_name="rsk-deploy",
@@ -97,9 +103,23 @@ def _with_outputs(path: Path, values: Iterable[str]) -> bytes:
     return cast(bytes, model.SerializeToString())
 
 
-def _body(graph: Graph[Packed], opset: int) -> Body:
+def _in_rows(graph: Graph[Packed]) -> Graph[Packed]:
+    """The graph with its sparse weights as compressed rows, the encoding that says as much as a sparse initializer does."""
+
+    def in_rows(weight: Packed) -> Packed:
+        support = format_named(weight.format).support(weight)
+        values = np.zeros(weight.shape, weight.arrays["values"].dtype)
+        values[support] = weight.arrays["values"]
+        return replace(format_named("csr").encode(values, Mask("unstructured", support)), choice=weight.choice)
+
+    sparse = (layer for layer in graph.weighted() if layer.weight.format != "dense")
+    found = {layer.name: replace(layer, weight=in_rows(layer.weight)) for layer in sparse}
+    return graph.with_layers(tuple(found.get(layer.name, layer) for layer in graph.layers))
+
+
+def _body(graph: Graph[Packed], opset: int, as_sparse: bool) -> Body:
     """Every layer's nodes."""
-    body = Body(opset, (entry.name for entry in graph.inputs))
+    body = Body(opset, (entry.name for entry in graph.inputs), as_sparse=as_sparse)
     write_sequences(body, graph)
     shapes = graph.shapes()
     for layer in graph.layers:
@@ -107,7 +127,7 @@ def _body(graph: Graph[Packed], opset: int) -> Body:
     return body
 
 
-def _graph(graph: Graph[Packed], body: Body, tensors: list[Proto]) -> Proto:
+def _graph(graph: Graph[Packed], body: Body, tensors: list[Proto], sparse: list[Proto]) -> Proto:
     onnx = _onnx()
     dims, dtypes = _dims(graph), _dtypes(graph)
 
@@ -117,7 +137,7 @@ def _graph(graph: Graph[Packed], body: Body, tensors: list[Proto]) -> Proto:
     opaque = [name for layer in graph.layers if isinstance(layer, Opaque) for name in layer.outputs if name not in graph.outputs]
     inputs, outputs = [info(entry.name) for entry in graph.inputs], [info(name) for name in graph.outputs]
     nodes = [_node(node) for node in body.nodes]
-    return onnx.helper.make_graph(nodes, "rsk", inputs, outputs, initializer=tensors, value_info=[info(name) for name in opaque])
+    return onnx.helper.make_graph(nodes, "rsk", inputs, outputs, initializer=tensors, value_info=[info(name) for name in opaque], sparse_initializer=sparse)
 
 
 def _dims(graph: Graph[Packed]) -> dict[str, list[int | str | None]]:
@@ -177,6 +197,17 @@ def _tensors(initializers: Mapping[str, NDArray[Any]], sidecar: Path | None) -> 
             file.write(array.tobytes())
             tensors.append(tensor)
     return tensors
+
+
+def _sparse_tensors(tensors: Mapping[str, Sparse]) -> list[Proto]:
+    """The sparse initializers."""
+    from onnx import SparseTensorProto, numpy_helper
+
+    def proto(name: str, tensor: Sparse) -> Proto:
+        values, places = numpy_helper.from_array(tensor.values, name), numpy_helper.from_array(tensor.places, f"{name}.places")
+        return SparseTensorProto(values=values, indices=places, dims=tensor.shape)
+
+    return [proto(name, tensor) for name, tensor in tensors.items()]
 
 
 def _metadata(graph: Graph[Packed], options: Mapping[str, Any]) -> str:

@@ -49,13 +49,23 @@ class Sequence:
     seeds: Mapping[int, int]
 
 
+@dataclass(frozen=True)
+class Sparse:
+    """A tensor of which a file holds the nonzero values alone, and where they are among all its elements."""
+
+    values: Array
+    places: NDArray[np.int64]
+    shape: Shape
+
+
 class Body:
     """Nodes in order and initializers by name. Every value has one origin: a name that is taken is refused."""
 
-    def __init__(self, opset: int, inputs: Iterable[str]) -> None:
-        self.opset = opset
+    def __init__(self, opset: int, inputs: Iterable[str], *, as_sparse: bool = False) -> None:
+        self.opset, self.as_sparse = opset, as_sparse
         self.nodes: list[Node] = []
         self.initializers: dict[str, Array] = {}
+        self.sparse: dict[str, Sparse] = {}
         self.sequences: dict[int, Sequence] = {}
         self._taken = set(inputs)
         self._shared: dict[tuple[str, Shape, bytes], str] = {}
@@ -70,6 +80,11 @@ class Body:
     def initializer(self, name: str, values: Array) -> str:
         """Store an array under its own name."""
         self.initializers[self.take(name)] = values
+        return name
+
+    def sparse_initializer(self, name: str, tensor: Sparse) -> str:
+        """Store a sparse tensor under its own name."""
+        self.sparse[self.take(name)] = tensor
         return name
 
     def constant(self, values: Array) -> str:

@@ -13,11 +13,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from rsk_deploy.converters.onnx_body import BITS, FLOAT, INT32, INT64, Array, Scope
+from rsk_deploy.converters.onnx_body import BITS, FLOAT, INT32, INT64, Array, Scope, Sparse
 from rsk_deploy.converters.onnx_lfsr import write_remainders, write_states
 from rsk_deploy.errors import UnsupportedError
 from rsk_deploy.ir import Packed
 from rsk_deploy.masks.kernels import pattern_table
+from rsk_deploy.registry import format_named
 
 Decode: TypeAlias = Callable[[Scope, Packed, Mapping[str, str]], str]
 
@@ -29,6 +30,8 @@ def decode(scope: Scope, packed: Packed) -> str:
     values = packed.arrays["values"]
     if packed.format == "dense" and values.dtype == np.float32:
         return scope.tensor("weight", values.reshape(packed.shape))
+    if scope.body.as_sparse and packed.format == "csr":
+        return _sparse(scope, packed)
     names = {what: scope.tensor(f"weight.{what}", array) for what, array in packed.arrays.items()}
     if values.size == 0:
         return scope.step("weight/zeros", "ConstantOfShape", scope.ints(packed.shape), output=f"{scope.name}.weight")
@@ -36,6 +39,16 @@ def decode(scope: Scope, packed: Packed) -> str:
         names["values"] = scope.step("weight/float", "Cast", names["values"], to=FLOAT)
     flat = TABLE[packed.format](scope, packed, names)
     return scope.step("weight/shaped", "Reshape", flat, scope.ints(packed.shape), output=f"{scope.name}.weight")
+
+
+def _sparse(scope: Scope, packed: Packed) -> str:
+    """The weight as a sparse initializer: a value and an int64 place for each that is kept."""
+    values, places = packed.arrays["values"], format_named(packed.format).support(packed).reshape(-1).nonzero()[0]
+    tensor = Sparse(values, places.astype(np.int64, copy=False), packed.shape)
+    if values.dtype == np.float32:
+        return scope.body.sparse_initializer(f"{scope.name}.weight", tensor)
+    stored = scope.body.sparse_initializer(f"{scope.name}.weight.values", tensor)
+    return scope.step("weight/float", "Cast", stored, output=f"{scope.name}.weight", to=FLOAT)
 
 
 def _dense(scope: Scope, packed: Packed, names: Mapping[str, str]) -> str:

@@ -6,6 +6,11 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+COREML = "writing .mlpackage"
+ELSEWHERE = (
+    "; Core ML itself is on macOS: here files are run by our interpreter, and what coremltools logs of libcoremlpython, torch and scikit-learn is silenced"
+)
+
 PACKAGES = (  # package, extra it comes with (None: always there), what it is for
     ("rsk-deploy", None, "this tool"),
     ("numpy", None, "arrays"),
@@ -15,6 +20,7 @@ PACKAGES = (  # package, extra it comes with (None: always there), what it is fo
     ("onnx", "onnx", "reading and writing .onnx"),
     ("onnxruntime", "onnx", "verifying .onnx"),
     ("onnxscript", "onnx", "reading torch models"),
+    ("coremltools", "coreml", COREML),
 )
 
 
@@ -35,6 +41,7 @@ def doctor() -> tuple[Finding, ...]:
 
 def _find(package: str, extra: str | None, purpose: str) -> Finding:
     try:
+        purpose += ELSEWHERE if purpose == COREML and platform.system() != "Darwin" else ""
         return Finding(package, version(package), purpose, None)
     except PackageNotFoundError:
         return Finding(package, None, purpose, f'pip install "rsk-deploy[{extra}]"' if extra else f"pip install {package}")

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from rsk_deploy.errors import UsageError
 
+OURS = "rsk_"
+"""How files of a folder begin that are written whole and never by hand: other options write others of them."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -19,9 +21,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def atomic(path: Path, force: bool = False) -> Iterator[Path]:
     """A path of the same name in a hidden folder beside ``path``; what is written there takes its place when the block ends without an exception.
 
-    A writer may put further files next to it (``net.onnx.data``): they move with it. Until then old files keep their names,
-    and they are only replaced with ``force``. After an exception, Ctrl-C included, nothing is left. What the system refuses
-    is a UsageError.
+    A writer may make it a folder, and may put further files next to it (``net.onnx.data``): they move with it. Until then old
+    files keep their names, and they are only replaced with ``force``; a folder only if all that it holds is replaced. After an
+    exception, Ctrl-C included, nothing is left. What the system refuses is a UsageError.
     """
     check(path, force)
     folder = path.with_name(f".{path.name[:40]}.partial-{secrets.token_hex(4)}")
@@ -32,12 +34,13 @@ def atomic(path: Path, force: bool = False) -> Iterator[Path]:
         yield temporary
         written = sorted(folder.iterdir(), key=lambda file: (file == temporary, file))  # the file itself last: it needs the others
         for file in written:
-            check(path.with_name(file.name), force)
-            file.chmod(mode)
-            with file.open("rb+") as opened:
-                os.fsync(opened.fileno())
+            check(path.with_name(file.name), force, by=file)
+            for part in contents(file):
+                part.chmod(mode)
+                with part.open("rb+") as opened:
+                    os.fsync(opened.fileno())
         for file in written:
-            os.replace(file, path.with_name(file.name))
+            take_place(file, path.with_name(file.name))
     except OSError as error:
         if error.filename is not None and folder not in (Path(error.filename), *Path(error.filename).parents):
             raise
@@ -46,13 +49,41 @@ def atomic(path: Path, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def check(path: Path, force: bool) -> None:
-    """Refuse a target that cannot be replaced, or should not be."""
+def contents(path: Path) -> list[Path]:
+    """The file, or every file in the folder."""
+    return sorted(file for file in path.rglob("*") if not file.is_dir()) if path.is_dir() else [path]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of the file, or of every file in the folder."""
+    return sum(file.stat().st_size for file in contents(path))
+
+
+def take_place(new: Path, path: Path) -> None:
+    """Give ``new`` the name. A folder cannot replace one that has files: that steps aside first, and comes back if the new one cannot follow."""
+    if not path.is_dir():
+        os.replace(new, path)
+        return
+    aside = new.with_name(f"{new.name}.old")
+    os.rename(path, aside)
+    try:
+        os.rename(new, path)
+    except BaseException:
+        os.rename(aside, path)
+        raise
+
+
+def check(path: Path, force: bool, by: Path | None = None) -> None:
+    """Refuse a target that cannot be replaced, or should not be; ``by`` is what will replace it, once it is there."""
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} {'is not a folder' if os.path.lexists(path.parent) else 'does not exist'}; make it first")
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; give the name of a file in it")
-    if path.exists() and not path.is_file():
+    if path.is_dir() and by is not None:
+        if not by.is_dir():
+            raise UsageError(f"{path}: is a folder; give the name of a file in it")
+        new = {file.relative_to(by).with_suffix("") for file in contents(by)}
+        if foreign := [file for file in contents(path) if file.relative_to(path).with_suffix("") not in new and not file.name.startswith(OURS)]:
+            raise UsageError(f"{path}: holds {foreign[0].relative_to(path)}, which the new folder does not have; move it elsewhere or choose another folder")
+    if path.exists() and not path.is_file() and not path.is_dir():
         raise UsageError(f"{path}: is a device or a pipe; a model is written to a plain file")
     if path.exists() and not force:
         raise UsageError(f"{path}: exists already and is kept. Give --force (force=True) to replace it once the new file is complete")

@@ -9,9 +9,9 @@ from pathlib import Path
 from rsk_deploy import store
 from rsk_deploy.ir import Graph, Json, Packed
 from rsk_deploy.ir.weights import EMPTY
-from rsk_deploy.pack import pack
+from rsk_deploy.packing import pack
 from rsk_deploy.readers import ReadOptions, read
-from rsk_deploy.report import Report, report
+from rsk_deploy.reporting import Report, report
 
 
 @dataclass(frozen=True)

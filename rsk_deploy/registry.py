@@ -10,6 +10,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -32,6 +33,8 @@ MASKS = {
     "lfsr": "rsk_deploy.masks.lfsr",
     "one-pattern": "rsk_deploy.masks.one_pattern",
     "periodic": "rsk_deploy.masks.periodic",
+    "input-class": "rsk_deploy.masks.input_class",
+    "lowerable": "rsk_deploy.masks.lowerable",
     "per-input": "rsk_deploy.masks.per_input",
     "block-shared": "rsk_deploy.masks.block_shared",
     "two-four": "rsk_deploy.masks.two_four",
@@ -42,9 +45,14 @@ MASKS = {
 
 CONVERTERS = {
     "onnx": "rsk_deploy.converters.onnx",
+    "c": "rsk_deploy.converters.c",
     "rsk": "rsk_deploy.store",
+    "coreml": "rsk_deploy.converters.coreml",
 }
-"""Targets of an export, by the name that ``--format`` takes. The suffix of the file is the same word."""
+"""Targets of an export, by the name that ``--format`` takes. The suffix of the file is the same word, but for those in SUFFIXES."""
+
+SUFFIXES = {"c": "csource", "coreml": "mlpackage"}
+"""Suffixes of files and folders that are not called as their format."""
 
 READERS = {
     ".onnx": "rsk_deploy.readers.onnx",
@@ -58,6 +66,22 @@ READERS = {
 
 Runner: TypeAlias = Callable[[Mapping[str, np.ndarray[Any, Any]]], dict[str, FloatArray]]
 """Input values by the graph's input names, to output values by the graph's output names."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a written file takes where it runs, and how it computes, where that is not simply the file's size and the network in float32.
+
+    ``nbytes`` beside ``dense_nbytes`` of the same with dense weights; ``lines`` say more, for people, and ``figures`` the same
+    for machines. ``bits``: of its numbers' precision. ``meaning``: what it must compute, where that is not the network's own by more than rounding.
+    """
+
+    nbytes: int | None = None
+    dense_nbytes: int | None = None
+    lines: tuple[str, ...] = ()
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    bits: int = 24
+    meaning: Runner | None = None
 
 
 class Format(Protocol):
@@ -106,8 +130,11 @@ class Converter(Protocol):
     OPTIONS: frozenset[str]
     RUNNER: str
 
-    def write(self, graph: Graph[Packed], path: Path, **options: Any) -> None:
-        """Write the file (not atomically: the caller gives a temporary name). Same graph and options, same bytes."""
+    def write(self, graph: Graph[Packed], path: Path, **options: Any) -> Footprint | None:
+        """Write the file (not atomically: the caller gives a temporary name). Same graph and options, same bytes.
+
+        Gives what it takes where it runs, if that is not the file's size.
+        """
 
     def runner(self, path: Path, values: Iterable[str] = ()) -> Runner:
         """The written file as a function, executed as its users would: the outputs by name, and the inner ``values`` asked for where they exist."""

@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsk_deploy import codec, reference
+from rsk_deploy import codec
 from rsk_deploy.errors import CorruptFileError, MissingExtraError, UsageError, about
 from rsk_deploy.files import atomic
 from rsk_deploy.ir import Graph, Json, Packed
 from rsk_deploy.ir.layers import MAX_ELEMENTS
-from rsk_deploy.pack import unpack
 from rsk_deploy.provenance import provenance, tool_version
 from rsk_deploy.registry import READERS, Runner
 
@@ -96,6 +95,9 @@ def write(graph: Graph[Packed], path: Path) -> None:
 
 def runner(path: Path, values: Iterable[str] = ()) -> Runner:
     """The file as a function, executed by the numpy reference."""
+    from rsk_deploy import reference
+    from rsk_deploy.packing import unpack
+
     graph, wanted = unpack(read(path).graph), tuple(values)  # decoded once
     return lambda inputs: reference.run(graph, inputs, wanted)
 

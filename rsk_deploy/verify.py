@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rsk_deploy import reference
-from rsk_deploy.compare import Comparison, compare, first_bad_layer, seeded_inputs
+from rsk_deploy import reference, store
+from rsk_deploy.comparing import Comparison, compare, first_bad_layer, seeded_inputs
 from rsk_deploy.errors import RskError, VerificationError
 from rsk_deploy.ir import FloatArray, Graph, Opaque, Packed
 from rsk_deploy.readers import Source
-from rsk_deploy.registry import Converter, Runner
+from rsk_deploy.registry import Converter, Footprint, Runner
+from rsk_deploy.runtime.session import Session
 from rsk_deploy.samples import Sample, batches
 
 SEEDS = 3
@@ -23,26 +24,37 @@ SEEDS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """Largest difference allowed per output: ``atol + rtol · max|original|``. The scale decides: an output may be small throughout."""
+    """Largest difference allowed per output: ``atol + rtol · max|original|``. The scale decides: an output may be small throughout.
+
+    ``rtol`` None is what the numbers' precision allows: 1e-4, or 1e-2 where they have fewer bits than float32.
+    """
 
     atol: float = 1e-7
-    rtol: float = 1e-4
+    rtol: float | None = None
 
 
-HALF = Tolerance(rtol=1e-2)
-"""For numbers of 11 bits: weights rounded on purpose, or an original that computes in half precision."""
+SINGLE, HALF = 1e-4, 1e-2
+"""``rtol`` for float32, and for numbers of 11 bits: weights rounded on purpose, a file or an original that computes in half precision."""
+
+SINGLE_BITS = 24
 
 ROUNDING = 1e-6
 """Relative differences below this are what adding in another order gives."""
+
+RUNTIME = "rsk-deploy's runtime"
+OPENED = (".rsk", ".onnx")
+"""Files that our own runtime opens, and that are therefore run in it too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
     """What a file computes against the original model, on ``batches`` batches of random inputs and of the sample.
 
-    ``drift`` compares with the model before ``--rsk topk`` or ``sample`` changed it; ``not_finite`` is the share of the
-    original's output values that are NaN or infinite, and so prove little; ``accuracy`` is the file's and
-    ``original_accuracy`` that model's, on the sample's labels.
+    ``drift`` compares with what was changed on purpose: the mean of an RSK network with ``--rsk topk`` or ``sample``, the model
+    itself where it was rounded to fewer bits; ``drift_from`` says which. ``not_finite`` is the share of the original's
+    output values that are NaN or infinite, and so prove little; ``accuracy`` is the file's and ``original_accuracy`` that
+    model's, on the sample's labels. ``runtime`` is the comparison in our own runtime; where that cannot run the file, it is
+    None and ``not_in_runtime`` says why.
     """
 
     runner: str
@@ -50,51 +62,121 @@ class Verification:
     comparison: Comparison
     not_finite: float
     drift: Comparison | None = None
+    drift_from: str = ""
     accuracy: float | None = None
     original_accuracy: float | None = None
+    runtime: Comparison | None = None
+    not_in_runtime: str = ""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file to verify: where it lies, who runs it, and the graph that it was written from."""
+    """A file to verify: where it lies, who runs it, the graph that it was written from, and how it computes."""
 
     path: Path
     converter: Converter
     graph: Graph[Packed]
+    footprint: Footprint = field(default_factory=Footprint)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Who runs the file, and the file as a function that gives its outputs and the inner values asked for."""
+
+    name: str
+    runner: Callable[[Path, Iterable[str]], Runner]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What a file must compute from ``feeds``: what ``what`` does within ``tolerance``, and nearly what the graph does if its weights are ``rounded``."""
+
+    file: Written
+    feeds: Sequence[Mapping[str, np.ndarray[Any, Any]]]
+    what: str
+    expected: dict[str, FloatArray]
+    rounded: dict[str, FloatArray] | None
+    atol: float
+    rtol: float
+
+    def of(self, way: _Way, actual: dict[str, FloatArray]) -> Comparison:
+        """The comparison of what was computed; raises VerificationError where it is something else."""
+        comparison = self._agreeing(way, actual, self.expected, self.atol, self.rtol, self.what)
+        if self.rounded is not None:
+            self._agreeing(way, actual, self.rounded, Tolerance.atol, SINGLE, "the graph with rounded weights")
+        return comparison
+
+    def _agreeing(self, way: _Way, actual: dict[str, FloatArray], expected: dict[str, FloatArray], atol: float, rtol: float, what: str) -> Comparison:
+        comparison = compare(lambda _: actual, lambda _: expected, {}, atol=atol, rtol=rtol)
+        if not comparison.passed:
+            allowed = f"Allowed is {atol:g} + {rtol:g} × the largest value of the output (--atol, --rtol)."
+            if self.file.footprint.bits < SINGLE_BITS and "precision" in self.file.converter.OPTIONS:
+                allowed += " The file computes with numbers of 11 bits; --precision fp32 may agree where this network magnifies their rounding."
+            rounding = all(output.max_rel < ROUNDING for output in comparison.outputs)
+            why = "The difference is of the size of rounding errors: a tolerance this small cannot be met." if rounding else _blame(self.file, way, rtol)
+            raise VerificationError(f"the file computes something else than {what} in {way.name}.\n{comparison}\n{allowed}\n{why}")
+        return comparison
 
 
 def verify_file(file: Written, source: Source, *, tolerance: Tolerance | None = None, sample: Sample | None = None) -> Verification:
     """Compare the file with the original model on seeded inputs and on the sample; raise VerificationError where they differ."""
-    graph, runner = file.graph, file.converter.RUNNER
+    graph, way = file.graph, _Way(file.converter.RUNNER, file.converter.runner)
     users = list(batches(sample.inputs, graph)) if sample else []
     feeds = [*(seeded_inputs(graph, batch=seed + 1, seed=seed) for seed in range(SEEDS)), *users]
-    actual, expected = _computed(file.converter.runner(file.path), feeds, graph), _computed(source.run, feeds, graph)
-    rounded = any(layer.weight.arrays["values"].dtype == np.float16 for layer in graph.weighted())
-    comparison = _agreeing(file, actual, expected, tolerance or (HALF if rounded or source.half else Tolerance()), "the model")
-    if rounded and not _opaque(graph):
-        exact = _computed(lambda feed: reference.run(graph, feed), feeds, graph)
-        _agreeing(file, actual, exact, Tolerance(), "the graph with rounded weights")
+    actual, expected = _computed(way.runner(file.path, ()), feeds, graph), _computed(source.run, feeds, graph)
+    trial = _trial(file, source, feeds, expected, tolerance or Tolerance())
+    comparison = trial.of(way, actual)
+    runtime = _in_runtime(trial)
     rows = sum(len(next(iter(feed.values()))) for feed in users)
+    drift_from = "the mean" if source.before_rsk else "the model" if file.footprint.meaning else ""
     original = _computed(source.before_rsk, feeds, graph) if source.before_rsk else expected
     return Verification(
-        runner=runner,
+        runner=way.name,
         batches=len(feeds),
         comparison=comparison,
         not_finite=float(np.mean(np.concatenate([~np.isfinite(values).ravel() for values in expected.values()]))),
-        drift=compare(lambda _: actual, lambda _: original, {}) if source.before_rsk else None,
+        drift=compare(lambda _: actual, lambda _: original, {}) if drift_from else None,
+        drift_from=drift_from,
         accuracy=_accuracy(actual, sample, rows),
         original_accuracy=_accuracy(original, sample, rows),
+        runtime=None if isinstance(runtime, str) else runtime,
+        not_in_runtime=runtime if isinstance(runtime, str) else "",
     )
 
 
-def _agreeing(file: Written, actual: dict[str, FloatArray], expected: dict[str, FloatArray], tolerance: Tolerance, what: str) -> Comparison:
-    comparison = compare(lambda _: actual, lambda _: expected, {}, atol=tolerance.atol, rtol=tolerance.rtol)
-    if not comparison.passed:
-        allowed = f"Allowed is {tolerance.atol:g} + {tolerance.rtol:g} × the largest value of the output (--atol, --rtol)."
-        rounding = all(output.max_rel < ROUNDING for output in comparison.outputs)
-        why = "The difference is of the size of rounding errors: a tolerance this small cannot be met." if rounding else _blame(file)
-        raise VerificationError(f"the file computes something else than {what} in {file.converter.RUNNER}.\n{comparison}\n{allowed}\n{why}")
-    return comparison
+def _trial(file: Written, source: Source, feeds: Sequence[Mapping[str, np.ndarray[Any, Any]]], expected: dict[str, FloatArray], tolerance: Tolerance) -> _Trial:
+    graph, bits, meaning = file.graph, file.footprint.bits, file.footprint.meaning
+    rounded = any(layer.weight.arrays["values"].dtype == np.float16 for layer in graph.weighted())
+    alone = rounded and bits == SINGLE_BITS and meaning is None and not _opaque(graph)
+    usual = HALF if rounded or source.half or bits < SINGLE_BITS else SINGLE
+    return _Trial(
+        file,
+        feeds,
+        what="the network as it was rounded" if meaning else "the model",
+        expected=_computed(meaning, feeds, graph) if meaning else expected,
+        rounded=_computed(lambda feed: reference.run(graph, feed), feeds, graph) if alone else None,
+        atol=tolerance.atol,
+        rtol=usual if tolerance.rtol is None else tolerance.rtol,
+    )
+
+
+def _in_runtime(trial: _Trial) -> Comparison | str:
+    """The comparison in our own runtime, or why it cannot run the file."""
+    file = trial.file
+    if file.path.suffix.lower() not in OPENED:
+        return f"it opens {' and '.join(OPENED)} files"
+    try:
+        actual = _computed(_session(file.path), trial.feeds, file.graph)
+    except RskError as error:
+        return str(error)
+    return trial.of(_Way(RUNTIME, _session), actual)
+
+
+def _session(path: Path, values: Iterable[str] = ()) -> Runner:
+    """The file as a function, run by our own runtime on one thread."""
+    graph = store.load(path)
+    session = Session(replace(graph, outputs=tuple(dict.fromkeys((*graph.outputs, *values)))), threads=1)
+    return lambda inputs: session.run({name: np.ascontiguousarray(x) for name, x in inputs.items()})
 
 
 def _opaque(graph: Graph[Packed]) -> Opaque | None:
@@ -115,19 +197,21 @@ def _accuracy(outputs: dict[str, FloatArray], sample: Sample | None, rows: int) 
     return float(np.mean(scores[-rows:].argmax(axis=1) == sample.labels[:rows]))
 
 
-def _blame(file: Written) -> str:
+def _blame(file: Written, way: _Way, rtol: float) -> str:
     """A sentence about the first layer whose value in the file differs from the reference."""
-    graph, runner = file.graph, file.converter.RUNNER
+    graph = file.graph
     if opaque := _opaque(graph):
         return f"The first wrong layer cannot be searched: the reference does not execute {opaque.op} ({opaque.name})."
+    if file.footprint.meaning:
+        return "The first wrong layer cannot be searched: the network was rounded on purpose."
     inputs = seeded_inputs(graph, batch=1)
     names = [name for layer in graph.layers for name in layer.outputs]
     try:
-        found, outputs = file.converter.runner(file.path, names)(inputs), file.converter.runner(file.path)(inputs)
+        found, outputs = way.runner(file.path, names)(inputs), way.runner(file.path, ())(inputs)
     except RskError as error:
         return f"The first wrong layer cannot be searched: {error}"
-    if layer := first_bad_layer(graph, reference.run(graph, inputs, names), found):
+    if layer := first_bad_layer(graph, reference.run(graph, inputs, names), found, rtol=max(rtol, SINGLE)):
         return f"The first layer that differs is {layer}."
     if not compare(lambda _: outputs, lambda _: {name: found[name] for name in outputs}, {}).passed:
-        return f"Every layer is right when {runner} executes them one by one: its graph optimisation changes the result. Please report this."
+        return f"Every layer is right when {way.name} executes them one by one: its graph optimisation changes the result. Please report this."
     return "Every layer of the file computes what the graph says: the model was read or folded wrongly. Please report this."

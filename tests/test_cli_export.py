@@ -13,11 +13,16 @@ import pytest
 from typer.testing import CliRunner
 
 import rsk_deploy as rsk
-from rsk_deploy import store
+from rsk_deploy import mlprogram, store
+from rsk_deploy.cli.console import size
 from rsk_deploy.cli.export import main
+from rsk_deploy.converters import coreml_windows
 from rsk_deploy.converters import onnx as onnx_converter
+from rsk_deploy.converters.coreml_body import interrupts_held
+from rsk_deploy.converters.onnx_opset import HIGHEST, LOWEST
 from rsk_deploy.diff import diff
-from rsk_deploy.pack import unpack
+from rsk_deploy.files import size_of
+from rsk_deploy.packing import unpack
 
 COMMAND = [sys.executable, "-m", "rsk_deploy.cli.export"]
 
@@ -44,8 +49,33 @@ def test_a_checkpoint_needs_no_flag(checkpoints, tmp_path):
     assert left_in(tmp_path) == ["psconv.onnx", "psconv.rsk"]
     assert "4 of 9" in result.stdout
     assert result.stdout.count("✔") == 2
-    assert "max |Δ|" in result.stdout
+    assert result.stdout.count("rsk-deploy's runtime against the model\n    output: max |Δ|") == 2
     assert rsk.load(tmp_path / "psconv.onnx") == rsk.load(tmp_path / "psconv.rsk")
+
+
+def test_a_core_ml_package_is_written_verified_and_replaced_by_force(checkpoints, tmp_path):
+    arguments = [checkpoints["psconv"], "--format", "coreml", "-o", tmp_path]
+    result = export(*arguments)
+    assert result.exit_code == 0, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["psconv.mlpackage"]
+    assert "an interpreter of ML programs against the model" in result.stdout
+    assert f"{size(size_of(tmp_path / 'psconv.mlpackage'))}, " in result.stdout
+    assert export(*arguments).exit_code == 2
+    result = export(*arguments, "--force", "--compress", "int8", "--precision", "fp32", "--author", "A. Author", "--license", "MIT", "--description", "digits")
+    assert result.exit_code == 0, result.stderr
+    assert "drift from the mean" not in result.stdout
+    assert "output: drift from the model: max |Δ|" in result.stdout
+    assert mlprogram.summary(tmp_path / "psconv.mlpackage").about == {"author": "A. Author", "license": "MIT", "shortDescription": "digits"}
+
+
+def test_a_wrong_core_ml_package_is_not_handed_out(checkpoints, tmp_path, monkeypatch):
+    right = coreml_windows.bias
+    monkeypatch.setattr(coreml_windows, "bias", lambda scope, layer: right(scope, layer) + (np.float16(0.5) if layer.name == "features.4" else 0))
+    result = export(checkpoints["psconv"], "--format", "coreml", "-o", tmp_path)
+    assert result.exit_code == 3
+    assert "--precision fp32 may agree where this network magnifies their rounding" in result.stderr
+    assert "The first layer that differs is features.4" in result.stderr
+    assert left_in(tmp_path) == []
 
 
 def test_rsk_mean_says_that_it_is_dense_and_why(checkpoints, tmp_path):
@@ -66,7 +96,7 @@ def test_json_is_one_document(checkpoints, tmp_path):
     result = export(checkpoints["psconv"], "--format", "onnx,rsk", "-o", tmp_path, "--json")
     document = json.loads(result.stdout)
     assert [file["format"] for file in document["files"]] == ["onnx", "rsk"]
-    assert all(file["verification"]["comparison"]["outputs"] for file in document["files"])
+    assert all(file["verification"][which]["outputs"] for file in document["files"] for which in ("comparison", "runtime"))
 
 
 def test_a_dry_run_writes_nothing(checkpoints, tmp_path):
@@ -121,6 +151,30 @@ def test_a_wrong_file_does_not_replace_a_good_one(checkpoints, tmp_path):
     assert (tmp_path / "psconv.onnx").read_text() == "the old one"
 
 
+def test_a_file_that_our_own_runtime_gets_wrong_is_not_handed_out(checkpoints, tmp_path, monkeypatch):
+    right = rsk.Session.run
+    monkeypatch.setattr(rsk.Session, "run", lambda session, inputs: {name: 1.01 * value for name, value in right(session, inputs).items()})
+    result = export(checkpoints["psconv"], "--format", "rsk", "-o", tmp_path)
+    assert result.exit_code == 3
+    assert "something else than the model in rsk-deploy's runtime" in result.stderr
+    assert left_in(tmp_path) == []
+
+
+def test_a_file_that_our_own_runtime_cannot_run_is_handed_out_and_told(tmp_path):
+    from onnx import TensorProto, helper, save
+
+    shapes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x", "y")]
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Hardmax", ["a"], ["y"], "hard")]
+    opset = helper.make_opsetid("", 18)
+    save(helper.make_model(helper.make_graph(nodes, "net", shapes[:1], shapes[1:]), opset_imports=[opset], ir_version=9), tmp_path / "net.onnx")
+    result = export(tmp_path / "net.onnx", "--format", "onnx", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    reason = "hard: the runtime cannot execute the ONNX operation Hardmax"
+    assert f"not run in rsk-deploy's runtime: {reason}" in result.stdout
+    document = json.loads(export(tmp_path / "net.onnx", "--format", "onnx", "-o", tmp_path / "again", "--json").stdout)
+    assert reason in document["files"][0]["verification"]["not_in_runtime"]
+
+
 def test_an_existing_file_is_replaced_only_by_force(checkpoints, tmp_path):
     (tmp_path / "psconv.rsk").write_text("the old one")
     result = export(checkpoints["psconv"], "--format", "rsk", "-o", tmp_path)
@@ -140,7 +194,12 @@ def test_the_model_itself_is_never_overwritten(checkpoints, tmp_path):
 
 USAGE = [
     (["--format", "onxx"], "Did you mean 'onnx'?"),
+    (["--format", "onnx", "--opset", "99"], f"to {HIGHEST}"),
+    (["--format", "onnx", "--opset", "12"], f"to {LOWEST}"),
     (["--format", "rsk", "--opset", "18"], "--opset is an option of --format onnx"),
+    (["--format", "rsk", "--input-type", "image"], "--input-type is an option of --format coreml"),
+    (["--format", "coreml", "--target", "ios15"], "--target ios15 is none of --format coreml; there are"),
+    (["--format", "coreml", "--input-type", "image"], "how pixels become inputs, and the model does not say"),
     (["--format", "rsk", "--weights", "patern"], "Did you mean 'pattern'?"),
     (["--format", "rsk", "--input-shape", "1,three"], "write positive numbers as in 1,3,32,32"),
     (["--format", "rsk", "--arch-args", "classes"], "write KEY=VALUE"),
@@ -271,6 +330,24 @@ def test_an_interrupt_leaves_nothing(onnx_model, tmp_path):
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
     assert left_in(tmp_path / "out") == []
+
+
+def test_an_interrupt_is_not_lost_in_an_import_that_swallows_exceptions():
+    reached = []
+
+    def hold():
+        with interrupts_held():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end of the import")
+
+    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            hold()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, outer)
+    assert reached
 
 
 def test_two_processes_write_the_same_bytes(checkpoints, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rsk_deploy import ir
-from rsk_deploy.compare import Comparison, compare, first_bad_layer, seeded_inputs
+from rsk_deploy.comparing import Comparison, compare, first_bad_layer, seeded_inputs
 from rsk_deploy.errors import UsageError
 
 Array = NDArray[Any]

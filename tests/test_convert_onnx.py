@@ -11,9 +11,10 @@ import pytest
 
 from rsk_deploy import reference
 from rsk_deploy.converters import onnx as converter
-from rsk_deploy.errors import MissingExtraError, UnsupportedError, UsageError, VerificationError
+from rsk_deploy.errors import CorruptFileError, MissingExtraError, UnsupportedError, UsageError, VerificationError
 from rsk_deploy.ir import Activation, Choice, Concat, Constant, Conv, Graph, Input, Linear, LogEntry, Mask, MatMul, MaxPool, Opaque, Packed, Reduce, Reshape
-from rsk_deploy.provenance import tool_version
+from rsk_deploy.packing import pack, unpack
+from rsk_deploy.provenance import provenance, tool_version
 from rsk_deploy.readers.onnx import read_packed
 from rsk_deploy.registry import format_named
 
@@ -284,3 +285,39 @@ def test_a_product_with_a_constant_reads_back_as_a_product(tmp_path):
     graph = Graph[Packed]((Input("x", (2, 3)),), ("y",), (constant, product))
     converter.write(graph, tmp_path / "net.onnx")
     assert read_packed(tmp_path / "net.onnx") == graph
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_sparse_weights_as_sparse_initializers_on_request(path, half):
+    graph = small_net()
+    if half:
+        graph = pack(unpack(graph), {"left": "pattern", "right": "bitmask"}, half=True)
+    converter.write(graph, path, sparse_initializer=True)
+    stored = onnx.load(path).graph.sparse_initializer
+    assert [tensor.values.name.removesuffix(".values") for tensor in stored] == [
+        f"{layer.name}.weight" for layer in graph.weighted() if layer.weight.format != "dense"
+    ]
+    actual, expected = converter.runner(path)(image(2)), reference.run(graph, image(2))
+    for name in actual:
+        np.testing.assert_allclose(actual[name], expected[name], rtol=1e-5, atol=1e-5)
+    again = read_packed(path)
+    assert {layer.weight.format for layer in again.weighted()} <= {"dense", "csr"}
+    for layer, written in zip(again.weighted(), graph.weighted(), strict=True):
+        assert decoded(layer).tobytes() == decoded(written).tobytes()
+    assert provenance(again)["weights_sha256"] == provenance(graph)["weights_sha256"]
+
+
+def test_a_sparse_initializer_whose_places_do_not_rise_is_refused(path):
+    converter.write(small_net(), path, sparse_initializer=True)
+    model = onnx.load(path)
+    tensor = model.graph.sparse_initializer[0]
+    places, values = (onnx.numpy_helper.to_array(part)[::-1] for part in (tensor.indices, tensor.values))
+    tensor.indices.CopyFrom(onnx.numpy_helper.from_array(places, tensor.indices.name))
+    tensor.values.CopyFrom(onnx.numpy_helper.from_array(values, tensor.values.name))
+    onnx.save(model, path)
+    with pytest.raises(CorruptFileError, match=r"left: its sparse initializer has places of shape .* that do not rise"):
+        read_packed(path)
+
+
+def decoded(layer):
+    return format_named(layer.weight.format).decode(layer.weight)

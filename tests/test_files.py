@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rsk_deploy.errors import UsageError, VerificationError
-from rsk_deploy.files import atomic
+from rsk_deploy.files import atomic, size_of
 
 
 def write(path, force=False, then=lambda: None):
@@ -65,6 +65,66 @@ def test_a_file_beside_it_replaces_an_old_one_only_with_force(tmp_path):
     with pytest.raises(UsageError, match=r"net\.onnx\.data: exists already"):
         write_both()
     assert (os.listdir(tmp_path), (tmp_path / "net.onnx.data").read_text()) == (["net.onnx.data"], "old")
+
+
+def write_folder(path, force=False, content="new", then=lambda: None):
+    """Write a folder in which something happens before it is finished."""
+    with atomic(path, force) as temporary:
+        (temporary / "Data").mkdir(parents=True)
+        (temporary / "Manifest.json").write_text(content)
+        (temporary / "Data" / "weights").write_text(content)
+        then()
+
+
+def read_folder(path):
+    return {str(file.relative_to(path)): file.read_text() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_folder_takes_its_name_whole_and_replaces_another_only_with_force(tmp_path):
+    path = tmp_path / "net.mlpackage"
+    write_folder(path, content="old")
+    with pytest.raises(UsageError, match=r"net\.mlpackage: exists already and is kept"):
+        write_folder(path)
+    seen = []
+    write_folder(path, force=True, then=lambda: seen.append(read_folder(path)))
+    assert seen == [{"Manifest.json": "old", "Data/weights": "old"}]
+    assert read_folder(path) == {"Manifest.json": "new", "Data/weights": "new"}
+    assert os.listdir(tmp_path) == ["net.mlpackage"]
+    assert size_of(path) == 6
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, VerificationError])
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path, error):
+    path = tmp_path / "net.mlpackage"
+    write_folder(path, content="old")
+    with pytest.raises(error):
+        write_folder(path, force=True, then=raising(error))
+    assert (os.listdir(tmp_path), read_folder(path)["Data/weights"]) == (["net.mlpackage"], "old")
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_follow(tmp_path, monkeypatch):
+    path = tmp_path / "net.mlpackage"
+    write_folder(path, content="old")
+    rename, moved = os.rename, []
+
+    def second_fails(source, target):
+        moved.append(target)
+        if len(moved) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", second_fails)
+    with pytest.raises(UsageError, match="cannot be written: Input/output error"):
+        write_folder(path, force=True)
+    assert (os.listdir(tmp_path), read_folder(path)["Data/weights"]) == (["net.mlpackage"], "old")
+
+
+def test_a_folder_of_something_else_is_never_replaced(tmp_path):
+    (tmp_path / "net.mlpackage").mkdir()
+    (tmp_path / "net.mlpackage" / "thesis.tex").touch()
+    with pytest.raises(UsageError, match=r"holds thesis\.tex, which the new folder does not have"):
+        write_folder(tmp_path / "net.mlpackage", force=True)
+    assert os.listdir(tmp_path / "net.mlpackage") == ["thesis.tex"]
 
 
 def test_the_longest_name_can_be_written(tmp_path):
@@ -157,3 +217,35 @@ def test_an_error_about_another_file_is_not_taken_for_ours(tmp_path):
     with pytest.raises(FileNotFoundError, match="compiler"):
         write(tmp_path / "net.rsk", then=(tmp_path / "compiler").read_text)
     assert os.listdir(tmp_path) == []
+
+
+def write_files(path, names, force=False):
+    with atomic(path, force) as temporary:
+        temporary.mkdir()
+        for name in names:
+            (temporary / name).write_text("new")
+
+
+def test_a_folder_takes_its_name_when_it_is_finished_and_replaces_an_old_one_with_force(tmp_path):
+    path = tmp_path / "net.csource"
+    write_files(path, ["a", "b"])
+    with pytest.raises(UsageError, match=r"net\.csource: exists already"):
+        write_files(path, ["a", "b"])
+    write_files(path, ["a", "b", "c"], force=True)
+    assert sorted(os.listdir(path)) == ["a", "b", "c"]
+    assert os.listdir(tmp_path) == ["net.csource"]
+
+
+def test_a_folder_with_other_files_is_kept(tmp_path):
+    path = tmp_path / "net.csource"
+    write_files(path, ["a", "mine"])
+    with pytest.raises(UsageError, match="holds mine, which the new folder does not have; move it elsewhere"):
+        write_files(path, ["a", "b"], force=True)
+    assert sorted(os.listdir(path)) == ["a", "mine"]
+
+
+def test_what_an_earlier_export_left_is_replaced(tmp_path):
+    path = tmp_path / "net.csource"
+    write_files(path, ["net.c", "net.bin", "rsk_conv.h"])
+    write_files(path, ["net.c", "rsk_conv_s8.h"], force=True)
+    assert sorted(os.listdir(path)) == ["net.c", "rsk_conv_s8.h"]

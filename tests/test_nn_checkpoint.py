@@ -215,6 +215,13 @@ def test_a_renamed_weight_is_told_with_the_nearest_name():
         load_state(small(), state)
 
 
+def test_masks_without_sparse_layers_say_how_to_build_them():
+    state = small().state_dict()
+    state["features.0.mask"] = state["features.0.weight"] != 0
+    with pytest.raises(UsageError, match=r"has 'features.0.mask', which the Plain lacks\. .*--arch-args conv=psconv"):
+        load_state(small(), state)
+
+
 def test_a_value_that_is_no_tensor_is_told_by_name():
     with pytest.raises(UsageError, match=r"features.0.bias is a str in the state dict and float32 \(8,\) in the Plain"):
         load_state(small(), {**small().state_dict(), "features.0.bias": "zeros"})

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from rsk_deploy.errors import CorruptFileError, UsageError
 from rsk_deploy.ir import Activation, Conv, ConvTranspose, Declared, Dense, Graph, Input, Linear, LogEntry, Packed, Reshape
-from rsk_deploy.pack import pack, unpack
+from rsk_deploy.packing import pack, unpack
 from rsk_deploy.registry import FORMATS, MASKS, format_named, mask_named, regenerate
-from rsk_deploy.report import report
+from rsk_deploy.reporting import report
 
 CROSS = np.array([0, 1, 0, 1, 1, 1, 0, 1, 0], bool).reshape(3, 3)
 LFSR = Declared("lfsr", {"scheme": "pattern", "width": 8, "polynomial": 0x1A9, "seed": 7, "taps_per_kernel": 4})

@@ -18,7 +18,7 @@ from rsk_deploy import reference
 from rsk_deploy.converters import onnx as converter
 from rsk_deploy.errors import CorruptFileError, UnsupportedError, UsageError
 from rsk_deploy.ir import Activation, Constant, GroupNorm, LayerNorm, Linear, Opaque
-from rsk_deploy.pack import pack
+from rsk_deploy.packing import pack
 from rsk_deploy.readers import ReadOptions, read
 from rsk_deploy.readers import onnx as onnx_reader
 from rsk_deploy.readers.onnx import read_packed

@@ -99,3 +99,10 @@ def test_an_integer_that_multiplies_without_end_is_not_computed(good, tmp_path):
                 read(path, ReadOptions())
         else:
             assert read(path, ReadOptions()).graph.outputs == ("features",)
+
+
+def test_a_program_in_bfloat16_is_unsupported(tmp_path):
+    model = nn.Conv2d(2, 3, 3).eval().to(torch.bfloat16)
+    torch.export.save(torch.export.export(model, (torch.zeros(1, 2, 5, 5, dtype=torch.bfloat16),)), tmp_path / "brief.pt2")
+    with pytest.raises(UnsupportedError, match=r"brief.pt2: weight is bfloat16, .* Export the program again from model.float\(\)"):
+        read(tmp_path / "brief.pt2", ReadOptions())

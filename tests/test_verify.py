@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from rsk_deploy import reference, store
+from rsk_deploy import reference, store, verify
+from rsk_deploy.converters import onnx as onnx_converter
 from rsk_deploy.errors import RskError, VerificationError
-from rsk_deploy.ir import Dense, Graph, Input, Linear
-from rsk_deploy.pack import pack
+from rsk_deploy.ir import Activation, Dense, Graph, Input, Linear
+from rsk_deploy.packing import pack
 from rsk_deploy.readers import Source
+from rsk_deploy.runtime.session import Session
 from rsk_deploy.samples import Sample, read_sample
 from rsk_deploy.verify import HALF, Tolerance, Written, verify_file
 
@@ -82,7 +84,7 @@ def scaled(factor):
     return Graph((Input("x", (1, 4)),), ("y",), (layer,))
 
 
-@pytest.mark.parametrize("tolerance", [None, HALF])
+@pytest.mark.parametrize("tolerance", [None, Tolerance(rtol=HALF)])
 def test_small_outputs_are_held_to_their_own_scale(tmp_path, tolerance):
     with pytest.raises(VerificationError, match="read or folded wrongly"):
         verify_file(written(scaled(0), tmp_path), source(scaled(1e-5)), tolerance=tolerance)
@@ -113,3 +115,60 @@ def test_inputs_of_different_sizes_are_cut_each_by_its_own(tmp_path):
     graph = Graph(inputs, ("y", "w"), layers)
     np.savez(tmp_path / "sample.npz", x=np.ones((2, 4)), z=np.ones((10, 4)))
     assert verify_file(written(graph, tmp_path), source(graph), sample=read_sample(tmp_path / "sample.npz", graph)).batches == 5
+
+
+TWO_LAYERS = Graph(
+    (Input("x", ("batch", 4)),),
+    ("y",),
+    (
+        Linear(name="one", inputs=("x",), outputs=("a",), weight=Dense(EYE)),
+        Activation(name="act", inputs=("a",), outputs=("b",), kind="relu"),
+        Linear(name="two", inputs=("b",), outputs=("y",), weight=Dense(EYE)),
+    ),
+)
+
+
+@pytest.mark.parametrize("converter", [store, onnx_converter])
+@pytest.mark.parametrize("half", [False, True])
+def test_the_file_is_run_in_our_own_runtime_too(tmp_path, converter, half):
+    graph = pack(TWO_LAYERS, half=half)
+    path = tmp_path / f"net.{'rsk' if converter is store else 'onnx'}"
+    converter.write(graph, path)
+    found = verify_file(Written(path, converter, graph), source(TWO_LAYERS))
+    assert found.runtime.passed
+    assert found.runtime.outputs[0].name == "y"
+    assert not found.not_in_runtime
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ("a", "The first layer that differs is one."),
+        ("y", "The first layer that differs is two."),
+        ("fusion", "Every layer is right when rsk-deploy's runtime executes them one by one: its graph optimisation changes the result"),
+    ],
+)
+def test_a_runtime_that_computes_something_else_is_found_with_the_layer(tmp_path, monkeypatch, wrong, sentence):
+    class Wrong(Session):
+        def run(self, inputs):
+            values = super().run(inputs)
+            spoils_all = wrong == "fusion" and len(values) == 1
+            return {name: value + 0.01 * (spoils_all or name == wrong or (wrong != "fusion" and name == "y")) for name, value in values.items()}
+
+    monkeypatch.setattr(verify, "Session", Wrong)
+    with pytest.raises(VerificationError, match="something else than the model in rsk-deploy's runtime") as error:
+        verify_file(written(TWO_LAYERS, tmp_path), source(TWO_LAYERS))
+    assert sentence in str(error.value)
+
+
+def test_what_our_runtime_cannot_run_is_said(tmp_path):
+    whole = Graph((Input("x", (1, 4), "int64"),), ("y",), (Linear(name="fc", inputs=("x",), outputs=("y",), weight=Dense(EYE)),))
+    found = verify_file(written(whole, tmp_path), source(whole))
+    assert found.runtime is None
+    assert found.not_in_runtime == "input 'x' is int64; the runtime computes in float32 and takes float32 inputs alone"
+
+
+def test_a_file_that_our_runtime_does_not_open_is_said(tmp_path):
+    store.write(pack(network(1)), tmp_path / "net.bin")
+    found = verify_file(Written(tmp_path / "net.bin", store, pack(network(1))), source(network(1)))
+    assert found.not_in_runtime == "it opens .rsk and .onnx files"

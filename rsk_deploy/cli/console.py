@@ -100,6 +100,11 @@ def version(value: bool) -> None:
         raise typer.Exit
 
 
+def plain(value: object) -> str:
+    """A value of a file's provenance: ``{"pattern": 2}`` → ``pattern 2``."""
+    return ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+
+
 def size(nbytes: int) -> str:
     """``1234567`` → ``1.23 MB``."""
     value, unit = float(nbytes), "B"

@@ -14,16 +14,16 @@ import typer
 
 from rsk_deploy.cli import options as o
 from rsk_deploy.cli.console import Steps, app, say, size, terminal_width
-from rsk_deploy.compare import OutputComparison
+from rsk_deploy.comparing import OutputComparison
 from rsk_deploy.errors import UsageError
-from rsk_deploy.export import ExportResult, write
+from rsk_deploy.exporting import ExportResult, planned, write
 from rsk_deploy.ir import Graph, Packed
-from rsk_deploy.pack import pack
 from rsk_deploy.readers import read
-from rsk_deploy.registry import CONVERTERS, FORMATS, converter_named, known
-from rsk_deploy.report import Report, report
+from rsk_deploy.registry import CONVERTERS, FORMATS, READERS, SUFFIXES, Footprint, converter_named, known
+from rsk_deploy.reporting import Report, report
+from rsk_deploy.rewrite import MODES, TARGETS, record_of
 from rsk_deploy.samples import read_sample
-from rsk_deploy.verify import HALF, Tolerance, Verification
+from rsk_deploy.verify import RUNTIME, Tolerance, Verification
 
 WRITING, PROVING = "What is written", "Proving it right"
 ROUTINE = ("batch norm", "fixed mask", "pruning", "parametrisation", "weight norm", "spectral norm", "removed", "half")
@@ -42,13 +42,63 @@ def export(
         str, typer.Option(metavar="|".join(("auto", *FORMATS)), help="How sparse weights are stored; auto takes the smallest.", rich_help_panel=WRITING)
     ] = "auto",
     half: Annotated[bool, typer.Option("--half", help="Store weights as fp16; inputs, outputs and arithmetic stay fp32.", rich_help_panel=WRITING)] = False,
-    opset: Annotated[int | None, typer.Option(min=1, help="ONNX operator set (onnx only).", rich_help_panel=WRITING)] = None,
+    lower: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|none|always|RUNTIME",
+            help=f"Structured masks as sums of smaller dense convolutions, where that pays in the runtime ({', '.join(TARGETS)}).",
+            rich_help_panel=WRITING,
+        ),
+    ] = "auto",
+    opset: Annotated[int | None, typer.Option(min=13, max=26, help="ONNX operator set (onnx only).", rich_help_panel=WRITING)] = None,
+    sparse_initializer: Annotated[
+        bool,
+        typer.Option("--sparse-initializer", help="Sparse weights in ONNX's own form: larger, and few runtimes read it (onnx only).", rich_help_panel=WRITING),
+    ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What it runs on, one per format: ios16, ios17, ios18 (coreml); generic, x86-64, aarch64, cortex-a53, cortex-m7, cortex-m4 (c).",
+            rich_help_panel=WRITING,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fp32|fp16-storage|int8", help="How weights are stored, and with int8 computed; int8 needs --sample (c only).", rich_help_panel=WRITING
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the files and the function, net unless given (c only).", rich_help_panel=WRITING)
+    ] = None,
+    max_flash: Annotated[
+        str | None, typer.Option("--max-flash", metavar="SIZE", help="Refuse larger constants, as in 256k (c only).", rich_help_panel=WRITING)
+    ] = None,
+    max_ram: Annotated[
+        str | None, typer.Option("--max-ram", metavar="SIZE", help="Refuse a larger scratch memory, as in 64k (c only).", rich_help_panel=WRITING)
+    ] = None,
+    emit_asm: Annotated[
+        bool,
+        typer.Option("--emit-asm", help="Hot sparse convolutions as machine code, for x86-64, aarch64 and cortex-a53 (c only).", rich_help_panel=WRITING),
+    ] = False,
+    precision: Annotated[str | None, typer.Option(metavar="fp16|fp32", help="What the file computes in (coreml only).", rich_help_panel=WRITING)] = None,
+    input_type: Annotated[
+        str | None, typer.Option(metavar="tensor|image", help="Whether the file reads numbers or pictures (coreml only).", rich_help_panel=WRITING)
+    ] = None,
+    compress: Annotated[
+        str | None, typer.Option(metavar="int8|palettised", help="Round the weights, for iOS 18 (coreml only).", rich_help_panel=WRITING)
+    ] = None,
+    author: Annotated[str | None, typer.Option(help="Who made the network (coreml only).", rich_help_panel=WRITING)] = None,
+    license: Annotated[str | None, typer.Option(help="Its licence (coreml only).", rich_help_panel=WRITING)] = None,
+    description: Annotated[str | None, typer.Option(help="What it does (coreml only).", rich_help_panel=WRITING)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist, once the new ones are verified.", rich_help_panel=WRITING)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, fold and plan; write nothing.", rich_help_panel=WRITING)] = False,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Run each file and compare it with the model.", rich_help_panel=PROVING)] = True,
-    atol: Annotated[float | None, typer.Option(min=0, help="Largest absolute difference allowed (1e-4; 1e-2 with --half).", rich_help_panel=PROVING)] = None,
+    atol: Annotated[float | None, typer.Option(min=0, help="Largest absolute difference allowed (1e-7).", rich_help_panel=PROVING)] = None,
     rtol: Annotated[
-        float | None, typer.Option(min=0, help="The same, relative to the output's largest value (1e-4; 1e-2 with --half).", rich_help_panel=PROVING)
+        float | None,
+        typer.Option(min=0, help="The same, relative to the output's largest value (1e-4; 1e-2 with --half and in Core ML's fp16).", rich_help_panel=PROVING),
     ] = None,
     sample: Annotated[
         Path | None, typer.Option(metavar="x.npy", help="Your own inputs to verify with; an .npz may hold 'labels' too.", rich_help_panel=PROVING)
@@ -67,32 +117,53 @@ def export(
 ) -> None:
     """Fold a trained sparse CNN, store its weights sparsely, write it and prove every file right."""
     options = o.read_options(input_shape, dynamic, arch, arch_args, allow_pickle, rsk, rsk_seed)
-    formats = [known(CONVERTERS, name.strip(), "export format") for name in format.split(",")]
+    formats = [known(CONVERTERS, kind.strip(), "export format") for kind in format.split(",")]
     if weights != "auto":
         known(FORMATS, weights, "weight format")
-    target_options = options_by_format(formats, {"opset": opset})
-    targets = {name: target(model, out, name, force=force or dry_run) for name in formats}
-    given = {name: value for name, value in (("atol", atol), ("rtol", rtol)) if value is not None}
-    tolerance = dataclasses.replace(HALF if half else Tolerance(), **given)
+    known(dict.fromkeys((*MODES, *TARGETS), ""), lower, "way to lower")
+    special = {
+        "opset": opset,
+        "sparse_initializer": sparse_initializer or None,
+        "target": target,
+        "dtype": dtype,
+        "name": name,
+        "max_flash": max_flash,
+        "max_ram": max_ram,
+        "emit_asm": emit_asm or None,
+        "precision": precision,
+        "input_type": input_type,
+        "compress": compress,
+        "author": author,
+        "license": license,
+        "description": description,
+    }
+    target_options = options_by_format(formats, special)
+    targets = {kind: destination(model, out, kind, force=force or dry_run) for kind in formats}
+    tolerance = Tolerance(**{name: value for name, value in (("atol", atol), ("rtol", rtol)) if value is not None})
     with Steps(2 + len(formats), quiet=quiet or as_json) as steps:
         steps.step(f"reading {model.name}")
         source = read(model, options)
         steps.step("packing the weights")
-        packed = pack(source.graph, weights, half=half)
+        graphs = planned(source.graph, formats, weights, half=half, lower=lower)
+        packed = graphs[formats[0]]
         data = read_sample(sample, packed) if sample else None
         plan = report(packed)
         steps.say(describe(model, packed, plan, verbose))
+        for kind, graph in graphs.items():
+            if text := lowered(kind, graph, packed):
+                steps.say(text + "\n")
         results = []
-        for name, path in targets.items() if not dry_run else ():
+        for kind, path in targets.items() if not dry_run else ():
             steps.step(f"writing {path.name}" + (" and verifying it" if verify else ""))
             make_folder(out)
-            result = write(packed, path, name, source=source if verify else None, tolerance=tolerance, sample=data, force=force, options=target_options[name])
+            proof = source if verify else None
+            result = write(graphs[kind], path, kind, source=proof, tolerance=tolerance, sample=data, force=force, options=target_options[kind])
             steps.say(told(result))
             results.append(result)
-        if results:
-            steps.say(f"\nNext: rsk-inspect {shlex.quote(str(results[0].path))}")
+        if readable := [result.path for result in results if result.path.suffix in (*READERS, ".mlpackage")]:
+            steps.say(f"\nNext: rsk-inspect {shlex.quote(str(readable[0]))}")
     if as_json:
-        say(json.dumps(document(model, packed, plan, results), indent=1, default=str))
+        say(json.dumps(document(model, graphs, plan, results), indent=1, default=str))
 
 
 def options_by_format(formats: list[str], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -101,19 +172,38 @@ def options_by_format(formats: list[str], given: dict[str, Any]) -> dict[str, di
     for option, value in given.items():
         if value is None:
             continue
+        if option == "target":
+            for name, machine in machines(formats, value).items():
+                chosen[name][option] = machine
+            continue
         takers = [name for name in CONVERTERS if option in converter_named(name).OPTIONS]
         if not set(takers) & set(formats):
-            raise UsageError(
-                f"--{option} is an option of --format {', '.join(takers)}; --format {','.join(formats)} does not have it. Did you mean --format {takers[0]}?"
-            )
+            flag, other = option.replace("_", "-"), ",".join(formats)
+            raise UsageError(f"--{flag} is an option of --format {', '.join(takers)}; --format {other} does not have it. Did you mean --format {takers[0]}?")
         for name in set(takers) & set(formats):
             chosen[name][option] = value
     return chosen
 
 
-def target(model: Path, out: Path, name: str, *, force: bool) -> Path:
+def machines(formats: list[str], names: str) -> dict[str, str]:
+    """``--target`` by format: each of its names, separated by commas, goes to the formats that have it."""
+    tables = {format: tuple(getattr(converter_named(format), "TARGETS", ())) for format in CONVERTERS}
+    chosen: dict[str, str] = {}
+    for name in names.split(","):
+        takers = [format for format in formats if name in tables[format]]
+        if not takers:
+            have = "; ".join(f"{', '.join(table)} ({format})" for format, table in tables.items() if table)
+            raise UsageError(f"--target {name} is none of --format {','.join(formats)}; there are {have}")
+        for format in takers:
+            if format in chosen:
+                raise UsageError(f"--target {names}: --format {format} takes one target, not both {chosen[format]} and {name}")
+            chosen[format] = name
+    return chosen
+
+
+def destination(model: Path, out: Path, name: str, *, force: bool) -> Path:
     """Where a file goes; refused early where it could not be put in the end."""
-    path = out / f"{model.stem}.{name}"
+    path = out / f"{model.stem}.{SUFFIXES.get(name, name)}"
     if path.exists() and model.exists() and path.samefile(model):
         raise UsageError(f"{path} is the model itself; choose another folder with -o")
     if path.exists() and not force:
@@ -142,23 +232,40 @@ def describe(model: Path, graph: Graph[Packed], plan: Report, verbose: bool) -> 
     return "\n".join([*lines, "", plan.text(verbose=verbose, width=terminal_width()), ""])
 
 
+def lowered(kind: str, graph: Graph[Packed], shown: Graph[Packed]) -> str:
+    """What lowering did to a file of that format, where the network ``shown`` does not tell of it already; "" if nothing."""
+    lines = [f"  {kind}: {entry.layer}: {entry.action}: {entry.detail}" for entry in graph.log if entry not in shown.log]
+    record = record_of(graph.meta)
+    return "\n".join([*lines, *([f"  {kind}: {record}"] if record else [])])
+
+
 def told(result: ExportResult) -> str:
     """The file, and under it what its verification measured."""
-    head = f"✔ {result.path}  {size(result.nbytes)}, {result.nbytes / result.dense_nbytes:.2f} × dense  {result.seconds:.2f} s"
-    return "\n    ".join([head, *(figures(result.verification) if result.verification else ["not verified"])])
+    share = f"{result.nbytes / result.dense_nbytes:.2f} × dense  " if result.dense_nbytes else ""
+    head = f"✔ {result.path}  {size(result.nbytes)}, {share}{result.seconds:.2f} s"
+    return "\n    ".join([head, *result.footprint.lines, *(figures(result.verification) if result.verification else ["not verified"])])
 
 
 def figures(found: Verification) -> list[str]:
     """The verification, a line for each thing measured."""
     lines = [f"{found.runner} against the model, {found.batches} batches"]
     lines += [agreement(output) for output in found.comparison.outputs]
+    lines += in_runtime(found)
     if found.not_finite:
         lines.append(f"{found.not_finite:.1%} of the model's output values are NaN or infinite: nothing is proven of them")
     if found.drift:
-        lines += [f"{output.name}: drift from the mean: max |Δ| {output.max_abs:.1e}, relative {output.max_rel:.1e}" for output in found.drift.outputs]
+        head = f"drift from {found.drift_from}"
+        lines += [f"{output.name}: {head}: max |Δ| {output.max_abs:.1e}, relative {output.max_rel:.1e}" for output in found.drift.outputs]
     if found.accuracy is not None:
         lines.append(f"accuracy on the sample {found.accuracy:.1%}, of the model {found.original_accuracy:.1%}")
     return lines
+
+
+def in_runtime(found: Verification) -> list[str]:
+    """The same in our own runtime, or why not."""
+    if found.runtime is None:
+        return [f"not run in {RUNTIME}: {found.not_in_runtime}"]
+    return [f"{RUNTIME} against the model", *(agreement(output) for output in found.runtime.outputs)]
 
 
 def agreement(output: OutputComparison) -> str:
@@ -167,16 +274,24 @@ def agreement(output: OutputComparison) -> str:
     return f"{output.name}: max |Δ| {output.max_abs:.1e}, relative {output.max_rel:.1e}{top1}"
 
 
-def document(model: Path, graph: Graph[Packed], plan: Report, results: list[ExportResult]) -> dict[str, Any]:
+def document(model: Path, graphs: dict[str, Graph[Packed]], plan: Report, results: list[ExportResult]) -> dict[str, Any]:
     """Everything printed, for machines."""
+    graph = next(iter(graphs.values()))
+    records = {kind: record_of(packed.meta) for kind, packed in graphs.items()}
     return {
         "model": str(model),
         "inputs": [dataclasses.asdict(entry) for entry in graph.inputs],
         "outputs": list(graph.outputs),
         "log": [dataclasses.asdict(entry) for entry in graph.log],
         "weights": plan.as_json(),
-        "files": [dataclasses.asdict(result) for result in results],
+        "lowered": {kind: dataclasses.asdict(record) for kind, record in records.items() if record},
+        "files": [file(result) for result in results],
     }
+
+
+def file(result: ExportResult) -> dict[str, Any]:
+    """A written file, for machines."""
+    return dataclasses.asdict(dataclasses.replace(result, footprint=Footprint())) | {"footprint": result.footprint.figures}
 
 
 main = app(export)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from rsk_deploy import mlprogram
 from rsk_deploy.cli import options as o
-from rsk_deploy.cli.console import Steps, app, say, size, terminal_width
+from rsk_deploy.cli import packages
+from rsk_deploy.cli.console import Steps, app, plain, say, size, terminal_width
 from rsk_deploy.diff import Difference, diff
 from rsk_deploy.doctor import Finding
 from rsk_deploy.doctor import doctor as look
 from rsk_deploy.errors import UsageError
 from rsk_deploy.inspect import Inspection
 from rsk_deploy.inspect import inspect as examine
+from rsk_deploy.rewrite import record_of
 
 
 def inspect(
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Any artefact: .rsk, .onnx (packed or not), a checkpoint, a .pt2.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Any artefact: .rsk, .onnx (packed or not), .mlpackage, a checkpoint, a .pt2.")] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Every layer with its shapes.")] = False,
     masks: Annotated[bool, typer.Option("--masks", help="The mask found in every weight, the evidence, and the size in each encoding.")] = False,
     other: Annotated[Path | None, typer.Option("--diff", metavar="OTHER", help="What is different in another file.")] = None,
@@ -38,6 +42,13 @@ def inspect(
     """Show the layers, masks, sizes, folds and provenance of a model file."""
     if file is None and not doctor:
         raise UsageError("which file? rsk-inspect FILE (or --doctor alone)")
+    if file and mlprogram.is_package(file):
+        if other or doctor:
+            raise UsageError(f"{file}: a Core ML package is shown by itself; leave out {'--diff' if other else '--doctor'}")
+        packages.show(file, layers=layers, as_json=as_json)
+        return
+    if other and mlprogram.is_package(other):
+        raise UsageError(f"{other}: a Core ML package holds a program, not a network; --diff compares .rsk, .onnx and checkpoints")
     options = o.read_options(input_shape, dynamic, arch, arch_args, allow_pickle, rsk, rsk_seed)
     findings = look() if doctor else ()
     first = differences = None
@@ -79,13 +90,16 @@ def text(found: Inspection, *, layers: bool, masks: bool) -> str:
         lines.append("")
     lines += [found.report.text(verbose=masks, width=terminal_width()), ""]
     lines += [f"  {entry.layer}: {entry.action}: {entry.detail}" for entry in found.graph.log]
-    lines += [f"  {key}: {plain(value)}" for key, value in found.provenance.items() if value]
+    lines += [f"  {key}: {plain(value)}" for key, value in told(found).items() if value]
     return "\n".join(lines)
 
 
-def plain(value: Any) -> str:
-    """A value of the provenance: ``{"pattern": 2}`` → ``pattern 2``."""
-    return ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+def told(found: Inspection) -> dict[str, Any]:
+    """The provenance, with what lowering did as a sentence beside the options."""
+    record, options = record_of(found.graph.meta), found.provenance.get("options")
+    if record is None or not isinstance(options, Mapping):
+        return dict(found.provenance)
+    return {"lowered": record, **found.provenance, "options": {name: value for name, value in options.items() if name != "lower"}}
 
 
 def document(found: Inspection | None, differences: tuple[Difference, ...] | None, findings: tuple[Finding, ...]) -> dict[str, Any]:

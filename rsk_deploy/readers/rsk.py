@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rsk_deploy import reference, store
-from rsk_deploy.pack import unpack
+from rsk_deploy.packing import unpack
 from rsk_deploy.readers import ReadOptions, Source
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,7 +44,8 @@ def read_packed(path: Path) -> Graph[Packed]:
             )
         order = {node.name: index for index, node in enumerate(proto.graph.node)}
         arrays = {tensor.name: tensor for tensor in proto.graph.initializer}
-        layers = [stored(layer, weights[layer.name], arrays) if isinstance(layer, Weighted) else layer for layer in graph.layers]
+        sparse = {tensor.values.name: tensor for tensor in proto.graph.sparse_initializer}
+        layers = [stored(layer, weights[layer.name], arrays, sparse) if isinstance(layer, Weighted) else layer for layer in graph.layers]
         layers.sort(key=lambda layer: order.get(layer.name, -1))
         return Graph(graph.inputs, graph.outputs, tuple(layers), tuple(LogEntry(*entry) for entry in metadata["log"]), metadata["meta"])
 
@@ -73,10 +75,12 @@ def not_finite(word: str) -> NoReturn:
     raise ValueError(f"it contains {word}")
 
 
-def stored(layer: Weighted[Dense], entry: Json, tensors: Mapping[str, Any]) -> Layer:
+def stored(layer: Weighted[Dense], entry: Json, tensors: Mapping[str, Any], sparse: Mapping[str, Any]) -> Layer:
     """The layer with its weight as the file stores it."""
+    name = f"{layer.name}.weight"
     with about(layer.name):
-        weight = packed_weight(entry, weight_arrays(f"{layer.name}.weight", tensors))
+        rows = sparse.get(name, sparse.get(f"{name}.values"))
+        weight = packed_weight(entry, weight_arrays(name, tensors) if rows is None else row_arrays(rows))
         encoding = format_named(weight.format)
         encoding.validate(weight)
         decoded = encoding.decode(weight)
@@ -91,6 +95,17 @@ def weight_arrays(name: str, tensors: Mapping[str, Any]) -> dict[str, NDArray[An
         return {"values": tensor_array(tensors[name]).reshape(-1)}
     parts = {full.removeprefix(f"{name}."): tensor for full, tensor in tensors.items() if full.startswith(f"{name}.")}
     return {part: tensor_array(tensor) for part, tensor in parts.items() if "." not in part}
+
+
+def row_arrays(sparse: Any) -> dict[str, NDArray[Any]]:
+    """The arrays of compressed rows, from a sparse initializer that lists its places in rising order."""
+    places, shape = tensor_array(sparse.indices), tuple(sparse.dims)
+    if places.ndim != 1 or bool((places[1:] <= places[:-1]).any()):
+        raise CorruptFileError(f"its sparse initializer has places of shape {places.shape} that do not rise; the metadata promises compressed rows")
+    width = prod(shape[1:])
+    rows = np.searchsorted(places, width * np.arange(shape[0] + 1)).astype(np.uint32)
+    columns = (places % width).astype(np.min_scalar_type(width - 1))
+    return {"values": tensor_array(sparse.values).reshape(-1), "rows": rows, "columns": columns}
 
 
 def packed_weight(entry: Json, arrays: dict[str, NDArray[Any]]) -> Packed:

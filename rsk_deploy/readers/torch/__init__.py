@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsk_deploy.errors import MissingExtraError, UsageError, about
+from rsk_deploy.errors import MissingExtraError, UnsupportedError, UsageError, about
 from rsk_deploy.ir import Dense, Graph, Json, LogEntry
 from rsk_deploy.readers import ReadOptions, Source
 from rsk_deploy.readers.torch.call import example_call, output_names, runner
@@ -97,7 +97,10 @@ def _read_program(program: ExportedProgram, options: ReadOptions) -> Source:
     import torch
     from torch.utils import _pytree as pytree
 
-    check_finite({**program.state_dict, **{name: value for name, value in program.constants.items() if isinstance(value, torch.Tensor)}})
+    tensors = {**program.state_dict, **{name: value for name, value in program.constants.items() if isinstance(value, torch.Tensor)}}
+    if name := next((name for name, value in tensors.items() if value.dtype == torch.bfloat16), None):
+        raise UnsupportedError(f"{name} is bfloat16, and ONNX has no convolution in bfloat16. Export the program again from model.float().")
+    check_finite(tensors)
     out_spec = program.call_spec.out_spec
     inputs = program.graph_signature.user_inputs
     outputs = output_names(pytree.tree_unflatten([torch.empty(0)] * out_spec.num_leaves, out_spec), [*inputs, *program.state_dict])

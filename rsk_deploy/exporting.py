@@ -1,0 +1,143 @@
+"""From a model to a verified file: read, pack, write under a temporary name, run, compare, rename."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsk_deploy import reference
+from rsk_deploy.errors import UsageError, about
+from rsk_deploy.files import atomic, size_of
+from rsk_deploy.ir import Dense, FloatArray, Graph, Packed
+from rsk_deploy.ir.weights import EMPTY
+from rsk_deploy.packing import pack
+from rsk_deploy.readers import ReadOptions, Source, read
+from rsk_deploy.registry import CONVERTERS, SUFFIXES, Footprint, converter_named, known
+from rsk_deploy.rewrite import lower_for, record_of
+from rsk_deploy.samples import Sample, read_sample
+from rsk_deploy.verify import Tolerance, Verification, Written, verify_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """A written file, or folder. ``dense_nbytes`` is what its weights and biases alone take dense in fp32 before lowering, or what the target says.
+
+    ``verification`` is None when it was not asked for.
+    """
+
+    path: Path
+    format: str
+    nbytes: int
+    dense_nbytes: int
+    seconds: float
+    verification: Verification | None
+    footprint: Footprint = field(default_factory=Footprint)
+
+
+def export(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    weights: str | Mapping[str, str] = "auto",
+    half: bool = False,
+    lower: str = "auto",
+    verify: bool = True,
+    tolerance: Tolerance | None = None,
+    sample: Sample | str | os.PathLike[str] | None = None,
+    force: bool = False,
+    options: Mapping[str, Any] | None = None,
+    **read_options: Any,
+) -> ExportResult:
+    """Export a model, a path to one, or a graph to ``path`` (its suffix is the format unless given), verified.
+
+    ``lower`` (auto, none, always, or a runtime) asks for structured convolutions as sums of dense ones, see ``rsk_deploy.rewrite``; a graph
+    that is packed already stays as it is. ``read_options`` are those of ``rsk.read``; ``options`` are the target's own (``{"opset": 17}``).
+    A file that already exists is kept until the new one is verified, and replaced only with ``force``.
+    """
+    source = _graph_source(model) if isinstance(model, Graph) else read(model, ReadOptions(**read_options))
+    path = Path(path)
+    suffix = path.suffix.lstrip(".")
+    named = next((name for name, other in SUFFIXES.items() if other == suffix), suffix)
+    name = known(CONVERTERS, format or named, "export format")
+    packed = model if isinstance(model, Graph) and is_packed(model) else planned(source.graph, [name], weights, half=half, lower=lower)[name]
+    if sample is not None and not isinstance(sample, Sample):
+        sample = read_sample(Path(sample), packed)
+    return write(packed, path, name, source=source if verify else None, tolerance=tolerance, sample=sample, force=force, options=options or {})
+
+
+def planned(
+    graph: Graph[Dense], formats: Sequence[str], weights: str | Mapping[str, str] = "auto", *, half: bool = False, lower: str = "auto"
+) -> dict[str, Graph[Packed]]:
+    """The network as a file of each format holds it: lowered where that is asked or pays, and packed.
+
+    Weights asked for in an encoding keep their zeros: they are lowered only where that is asked too.
+    """
+    how = "none" if lower == "auto" and weights != "auto" else lower
+    lowered = {name: lower_for(graph, name, how) for name in formats}
+    packed = {id(result): pack(result, weights, half=half) for result in {id(result): result for result in lowered.values()}.values()}
+    return {name: packed[id(result)] for name, result in lowered.items()}
+
+
+def _graph_source(graph: Graph[Any]) -> Source:
+    """A graph in memory is its own original, executed by the reference."""
+
+    def run(inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, FloatArray]:
+        with about("a graph in memory is verified against the reference; export from the model it was read from, or with verify=False"):
+            return reference.run(graph, inputs)
+
+    return Source(graph, run)
+
+
+def is_packed(graph: Graph[Any]) -> bool:
+    """Whether the weights are stored sparsely already (a graph without weights needs no packing)."""
+    return all(isinstance(layer.weight, Packed) for layer in graph.weighted())
+
+
+def write(
+    graph: Graph[Packed],
+    path: Path,
+    format: str,
+    *,
+    source: Source | None,
+    tolerance: Tolerance | None = None,
+    sample: Sample | None = None,
+    force: bool = False,
+    options: Mapping[str, Any] = EMPTY,
+) -> ExportResult:
+    """Write one file; with ``source``, only if it computes the same. Nothing is left under ``path`` otherwise."""
+    converter = converter_named(format)
+    if foreign := sorted(set(options) - converter.OPTIONS):
+        raise UsageError(f"--format {format} has no option {foreign[0]!r}; it has {', '.join(sorted(converter.OPTIONS)) or 'none'}")
+    own = dict(options)
+    if sample is not None and "sample" in converter.OPTIONS:
+        own["sample"] = sample.inputs
+    start = time.perf_counter()
+    verification = None
+    with atomic(path, force) as temporary, about(str(path)):
+        footprint = converter.write(graph, temporary, **own) or Footprint()
+        if source:
+            verification = verify_file(Written(temporary, converter, graph, footprint), source, tolerance=tolerance, sample=sample)
+    return ExportResult(
+        path=path,
+        format=format,
+        nbytes=footprint.nbytes or size_of(path),
+        dense_nbytes=footprint.dense_nbytes or dense_nbytes(graph),
+        seconds=time.perf_counter() - start,
+        verification=verification,
+        footprint=footprint,
+    )
+
+
+def dense_nbytes(graph: Graph[Packed]) -> int:
+    """What its weights and biases would take dense in fp32, before lowering."""
+    lowered = record_of(graph.meta)
+    fewer = 4 * (lowered.dense_weights - lowered.weights) if lowered else 0
+    return fewer + sum(4 * prod(layer.weight.shape) + (0 if layer.bias is None else layer.bias.nbytes) for layer in graph.weighted())
