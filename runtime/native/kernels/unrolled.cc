@@ -6,8 +6,9 @@
 // caches for instructions. The code prefetches the next piece, a few lines each call and far from each other: 25×1, four tiles,
 // code from the third-level cache: 108 GMAC/s, 92 with the same prefetches in a row before the call, 89 without.
 //
-// AMD EPYC, family 26 (Zen 5), 512 bits, 26×1, shares of the peak of 130 GMAC/s with 4 of 9, 2 of 9 and 10 % nonzeros:
-//   64@32² 92, 89, 79 · 64@56² 89, 84, 67 · 128@28² 87, 83, 68 · 128@16² 89, 84, 72 · 256@14² 78, 73, 57 · 256@8² 79, 68, 53
+// AMD EPYC, family 26 (Zen 5), 512 bits, 26×1, shares of the peak of 130 GMAC/s with 4 of 9, 2 of 9 and 10 % nonzeros (two
+// figures: the medians of two series): 64@32² 92, 90, 56–79 · 64@56² 88, 86, 51–67 · 128@28² 87, 84, 69 · 128@16² 89, 83, 54–75
+// · 256@14² 78, 69–73, 57 · 256@8² 78, 63–68, 53
 // 64@32² is bound by the loads of weights (26×1 takes 0.84 of a slot a multiply-add with a quad in four, and 1.06 without), the
 // first pass over each piece and the sums of pieces; 28² and 56² by lanes in the halo as well (4 and 2 %, 14²: 12 %); few tiles by
 // the code, which the decoders take at 16 bytes a cycle. Two vectors for each weight (13×2) has fewer loads and 3.2 instructions a
