@@ -54,7 +54,7 @@ class Verification:
     itself where it was rounded to fewer bits; ``drift_from`` says which. ``not_finite`` is the share of the original's
     output values that are NaN or infinite, and so prove little; ``accuracy`` is the file's and ``original_accuracy`` that
     model's, on the sample's labels. ``runtime`` is the comparison in our own runtime; where that cannot run the file, it is
-    None and ``not_in_runtime`` says why.
+    None and ``not_in_runtime`` says why; both are empty for files that it does not open.
     """
 
     runner: str
@@ -161,10 +161,10 @@ def _trial(file: Written, source: Source, feeds: Sequence[Mapping[str, np.ndarra
 
 
 def _in_runtime(trial: _Trial) -> Comparison | str:
-    """The comparison in our own runtime, or why it cannot run the file."""
+    """The comparison in our own runtime, or why it cannot run the file; nothing of a file that it does not open."""
     file = trial.file
     if file.path.suffix.lower() not in OPENED:
-        return f"it opens {' and '.join(OPENED)} files"
+        return ""
     try:
         actual = _computed(_session(file.path), trial.feeds, file.graph)
     except RskError as error:

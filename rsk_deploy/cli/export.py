@@ -264,7 +264,7 @@ def figures(found: Verification) -> list[str]:
 def in_runtime(found: Verification) -> list[str]:
     """The same in our own runtime, or why not."""
     if found.runtime is None:
-        return [f"not run in {RUNTIME}: {found.not_in_runtime}"]
+        return [f"not run in {RUNTIME}: {found.not_in_runtime}"] if found.not_in_runtime else []
     return [f"{RUNTIME} against the model", *(agreement(output) for output in found.runtime.outputs)]
 
 
