@@ -12,7 +12,6 @@ from networks import NETWORKS
 from networks import packed as network
 from test_convert_onnx import image, opaque, packed, small_net
 
-import rsk_deploy as rsk
 from rsk_deploy import mlprogram, reference
 from rsk_deploy.comparing import seeded_inputs
 from rsk_deploy.converters import coreml
@@ -397,10 +396,3 @@ def test_on_macos_core_ml_runs_the_file(path, monkeypatch):
     with pytest.raises(VerificationError, match="Core ML does not run the file: no such shape"):
         run(image(5))
     assert coreml.runner(path, ["hidden"])(image(5)).keys() == {"scores", "features", "hidden"}
-
-
-def test_the_suffix_names_the_format(path):
-    result = rsk.export(small_net(), path, options={"target": "ios17"})
-    assert (result.format, result.nbytes, result.verification.runner) == ("coreml", size_of(path), coreml.RUNNER)
-    stored = sum(weight.nbytes for weight in mlprogram.summary(path).weights)
-    assert stored < result.nbytes

@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+from test_convert_onnx import small_net
 
-from rsk_deploy import reference, store, verify
+import rsk_deploy as rsk
+from rsk_deploy import mlprogram, reference, store, verify
+from rsk_deploy.converters import coreml
 from rsk_deploy.converters import onnx as onnx_converter
 from rsk_deploy.errors import RskError, VerificationError
+from rsk_deploy.files import size_of
 from rsk_deploy.ir import Activation, Dense, Graph, Input, Linear
 from rsk_deploy.packing import pack
 from rsk_deploy.readers import Source
@@ -172,3 +176,12 @@ def test_our_runtime_has_no_say_in_files_that_it_does_not_open(tmp_path):
     store.write(pack(network(1)), tmp_path / "net.bin")
     found = verify_file(Written(tmp_path / "net.bin", store, pack(network(1))), source(network(1)))
     assert (found.runtime, found.not_in_runtime) == (None, "")
+
+
+def test_a_folder_is_named_by_its_format_and_measured_whole(tmp_path):
+    graph = small_net()
+    result = rsk.export(graph, tmp_path / "net.mlpackage", options={"target": "ios17"})
+    dense = sum(4 * np.prod(layer.weight.shape) + (0 if layer.bias is None else layer.bias.nbytes) for layer in graph.weighted())
+    assert (result.format, result.nbytes, result.dense_nbytes) == ("coreml", size_of(tmp_path / "net.mlpackage"), dense)
+    assert result.verification.runner == coreml.RUNNER
+    assert sum(weight.nbytes for weight in mlprogram.summary(result.path).weights) < min(result.nbytes, dense)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,8 +81,8 @@ class Emulation:
         return whole
 
     def _integers(self, unit: Unit) -> Array:
-        layer, entry = unit.layer, self._scale(unit.inputs[0])
-        assert isinstance(layer, Conv | ConvTranspose | Linear)  # noqa: S101  # takes_eight has seen to it
+        layer = cast("Conv[Packed] | ConvTranspose[Packed] | Linear[Packed]", unit.layer)  # takes_eight lets no other in
+        entry = self._scale(unit.inputs[0])
         plain, filters = weights(layer)
         added = bias(layer, entry, filters)
         sums = OPERATIONS[type(plain)](replace(plain, bias=added.astype(EXACT)), EXACT, self._steps(unit.inputs[0]))

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "activate.h"
 #include "conv.h"
 #include "cpu.h"
 #include "kernels/pack.h"
@@ -151,26 +152,6 @@ struct Layer {
            " tiles, activation " + std::to_string(static_cast<int>(epilogue.activation));
   }
 };
-
-double activate(const Epilogue& epilogue, double x) {
-  switch (epilogue.activation) {
-    case Activation::kNone:
-      return x;
-    case Activation::kRelu:
-      return std::max(x, 0.0);
-    case Activation::kClip:
-      return std::clamp(x, double{epilogue.alpha}, double{epilogue.beta});
-    case Activation::kLeakyRelu:
-      return x < 0 ? x * double{epilogue.alpha} : x;
-    case Activation::kHardSwish:
-      return x * std::clamp(x / 6 + 0.5, 0.0, 1.0);
-    case Activation::kSilu:
-      return x / (1 + std::exp(-x));
-    case Activation::kSigmoid:
-      return 1 / (1 + std::exp(-x));
-  }
-  return x;
-}
 
 // True where every output of the layer is within 4·2⁻²³·Σ|terms| of the obvious loop, halos are zero, and nothing else is written.
 bool agrees(const Layer& layer, const std::vector<float>& out, float untouched) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "activate.h"
 #include "cpu.h"
 
 namespace rsk {
@@ -108,26 +109,6 @@ struct Layer {
            std::to_string(shape.out_wide) + ", activation " + std::to_string(static_cast<int>(epilogue.activation));
   }
 };
-
-double activate(const Epilogue& epilogue, double x) {
-  switch (epilogue.activation) {
-    case Activation::kNone:
-      return x;
-    case Activation::kRelu:
-      return std::max(x, 0.0);
-    case Activation::kClip:
-      return std::clamp(x, double{epilogue.alpha}, double{epilogue.beta});
-    case Activation::kLeakyRelu:
-      return x < 0 ? x * double{epilogue.alpha} : x;
-    case Activation::kHardSwish:
-      return x * std::clamp(x / 6 + 0.5, 0.0, 1.0);
-    case Activation::kSilu:
-      return x / (1 + std::exp(-x));
-    case Activation::kSigmoid:
-      return 1 / (1 + std::exp(-x));
-  }
-  return x;
-}
 
 // Runs the layer in pieces of random size, as threads would.
 void run(Layer& layer, const Winograd& kernel, Volume& out) {
