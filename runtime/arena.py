@@ -14,6 +14,7 @@ OVERWRITES = {"unary": (0,), "binary": (0, 1), "scale": (0,), "conv": (1,)}
 
 def place(steps: Sequence[Step]) -> int:
     """Give every arena buffer its start. Gives the floats in all."""
+    outlive_loops(steps)
     for number, step in enumerate(steps):
         if (operand := overwritten(step, number)) is not None:
             root = operand.buffer.root
@@ -25,6 +26,19 @@ def place(steps: Sequence[Step]) -> int:
     for buffer in buffers.values():
         buffer.start = buffer.root.start
     return total
+
+
+def outlive_loops(steps: Sequence[Step]) -> None:
+    """Let what a loop and others touch, or what is more than a turn sees of it, live as long as the loop."""
+    first = 0
+    for _, run in groupby(steps, lambda step: step.loop):
+        loop = list(run)
+        last = first + len(loop) - 1
+        for view in (view for step in loop for view in (*step.inputs, step.output) if view is not None and step.turns > 1):
+            buffer = view.buffer
+            if view.advance or buffer.born < first or buffer.dies > last:
+                buffer.born, buffer.dies = min(buffer.born, first), max(buffer.dies, last)
+        first = last + 1
 
 
 def layout_of(buffer: Buffer) -> tuple[int, ...]:
@@ -48,7 +62,7 @@ def overwritten(step: Step, number: int) -> View | None:
 def congruent(a: View, b: View) -> bool:
     """Whether elements of the same index would lie at the same place if the buffers did."""
     same_buffer = (a.buffer.space, a.buffer.layout, a.buffer.floats) == (b.buffer.space, b.buffer.layout, b.buffer.floats)
-    return same_buffer and (a.offset, a.shape, a.strides) == (b.offset, b.shape, b.strides)
+    return same_buffer and (a.offset, a.shape, a.strides, a.advance) == (b.offset, b.shape, b.strides, b.advance)
 
 
 def placed(buffers: Iterable[Buffer], step: int, base: int) -> int:

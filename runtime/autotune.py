@@ -61,7 +61,7 @@ def tuned(graph: Graph[Packed], batch: int, kernels: Sequence[str], exact: bool,
     fresh = {work: plans for work, plans in contenders.items() if work not in known}
     if fresh:
         settled = {work: plan_of(entry, contenders[work]) for work, entry in known.items()}
-        new = fastest(fresh, lambda trial: times(graph, batch, {**settled, **trial}.__getitem__, threads))
+        new = fastest(fresh, lambda trial: times(graph, batch, kernels, exact, {**settled, **trial}.__getitem__, threads))
         remember({names[work]: entry for work, entry in new.items()})
         known.update(new)
     return {work: plan_of(entry, contenders[work]) for work, entry in known.items()}
@@ -117,7 +117,7 @@ def winner(rows: Sequence[tuple[float, Plan]]) -> Measured:
     return entry
 
 
-def times(graph: Graph[Packed], batch: int, choice: Callable[[Work], Plan], threads: int) -> dict[Work, float]:
+def times(graph: Graph[Packed], batch: int, kernels: Sequence[str], exact: bool, choice: Callable[[Work], Plan], threads: int) -> dict[Work, float]:
     """The microseconds of each work, what is copied for it included; the mean over the layers that have it of the median over runs."""
     order: list[Work] = []
 
@@ -125,7 +125,7 @@ def times(graph: Graph[Packed], batch: int, choice: Callable[[Work], Plan], thre
         order.append(work)
         return choice(work)
 
-    program = planned(graph, batch, (), choice=noted)
+    program = planned(graph, batch, kernels, exact, noted)
     run = runner(program, threads)
     medians = np.median([run() for _ in range(WARM_UP + RUNS)][WARM_UP:], axis=0)
     taken: dict[Work, list[float]] = {work: [] for work in order}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from rsk_deploy.ir import Shape
 from rsk_deploy.runtime.arena import place
-from rsk_deploy.runtime.layout import Groups, broadcast, channels, plain, plain_in_arena, planes_in_arena
+from rsk_deploy.runtime.layout import Groups, broadcast, channels, permuted, plain, plain_in_arena, planes_in_arena
 from rsk_deploy.runtime.records import Buffer, Program, Step, View
+from rsk_deploy.runtime.segments import Key, Places, Segment, portion
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,23 @@ class Slot:
     first: int
 
 
+def in_order(step: Step) -> Step:
+    """An element-wise step with the axes in the order in which its output lies."""
+    if step.op not in ("unary", "binary", "scale", "copy"):
+        return step
+    order = sorted(range(len(step.output.shape)), key=lambda axis: -step.output.strides[axis])
+    inputs = tuple(None if view is None else permuted(view, order) for view in step.inputs)
+    return replace(step, inputs=inputs, output=permuted(step.output, order))
+
+
 @dataclass
 class Builder:
-    """Collects steps. ``slots`` are values written straight into a concatenation, ``direct`` outputs written to the caller's arrays."""
+    """Collects the steps of one ``segment`` after the other. ``slots`` are values written straight into a concatenation, ``direct`` outputs
+    written to the caller's arrays; ``views`` are the values as they live, ``homes`` those that a step writes.
+    """
 
-    shapes: Mapping[str, Shape]
+    places: Places
+    segment: Segment
     groups: Groups
     slots: Mapping[str, Slot]
     direct: Mapping[str, int]
@@ -35,7 +48,7 @@ class Builder:
     steps: list[Step] = field(default_factory=list)
     views: dict[str, View] = field(default_factory=dict)
     homes: set[str] = field(default_factory=set)
-    copies: dict[str, View] = field(default_factory=dict)
+    copies: dict[Key, View] = field(default_factory=dict)
     constants: list[NDArray[np.float32]] = field(default_factory=list)
     constant_floats: int = 0
 
@@ -46,21 +59,34 @@ class Builder:
             if view is not None:
                 view.buffer.born = number if view.buffer.born < 0 else view.buffer.born
                 view.buffer.dies = number
-        self.steps.append(step)
+        self.steps.append(replace(in_order(step), loop=self.segment.number, turns=self.segment.turns))
+
+    def shape(self, name: str) -> Shape:
+        """What a turn sees of a value, as a shape."""
+        return self.places.shape(name, self.segment)
+
+    def view(self, name: str) -> View:
+        """What a turn sees of a value."""
+        return self.views[name] if self.places.home[name] is self.segment else portion(self.views[name], self.segment)
 
     def output(self, name: str) -> View:
         """Where the step that computes ``name`` writes it."""
+        self._settle(name)
+        return self.view(name)
+
+    def _settle(self, name: str) -> View:
         if name not in self.views:
             self.views[name] = self._home(name)
             self.homes.add(name)
         return self.views[name]
 
     def _home(self, name: str) -> View:
-        shape = self.shapes[name]
+        home = self.places.home[name]
+        shape = self.places.shape(name, home)
         if name in self.slots:
             slot = self.slots[name]
-            return channels(self.output(slot.whole), slot.first, shape[1])
-        needs = self.groups.of(name)
+            return channels(self._settle(slot.whole), slot.first, shape[1])
+        needs = self.groups.of((name, home))
         if needs.planar and len(shape) in (3, 4):
             return planes_in_arena(shape, needs)
         if name in self.direct:
@@ -69,13 +95,15 @@ class Builder:
 
     def planar(self, name: str) -> View:
         """The value in planes with the halo of its group, copied if it lives otherwise or is part of another's planes."""
-        view = self.views[name]
-        if view.buffer.planar and name in self.homes:
+        view, key = self.view(name), self.places.key(name, self.segment)
+        if view.buffer.planar and name in self.homes and self.places.home[name] is key[1]:
             return view
-        if name not in self.copies:
-            self.copies[name] = planes_in_arena(self.shapes[name], self.groups.of(name))
-            self.emit(Step("copy", (view,), self.copies[name], (), reason=f"puts zeros around the planes of {name}"))
-        return self.copies[name]
+        copied = name, self.segment
+        if copied not in self.copies:
+            self.copies[copied] = planes_in_arena(self.shape(name), self.groups.of(key))
+            how = f"puts {self.segment.images} images of {name} side by side" if self.segment.wide else f"puts zeros around the planes of {name}"
+            self.emit(Step("copy", (view,), self.copies[copied], (), reason=how))
+        return self.copies[copied]
 
     def contiguous(self, view: View, layers: tuple[str, ...]) -> View:
         """The view, copied if its elements do not lie one behind the other."""
@@ -105,11 +133,12 @@ class Builder:
 
     def finish(self, inputs: Sequence[str], outputs: Sequence[str]) -> Program:
         """Copy the outputs that live elsewhere, place all buffers."""
+        self.segment = self.places.whole
         for index, name in enumerate(outputs):
             buffer = self.views[name].buffer
             if (buffer.space, buffer.index) != ("output", index):  # a reshaped output lies in that of its operand
-                home = plain(Buffer("output", int(np.prod(self.shapes[name])), index), self.shapes[name])
+                home = plain(Buffer("output", int(np.prod(self.places.shapes[name])), index), self.places.shapes[name])
                 self.emit(Step("copy", (self.views[name],), home, (), reason=f"hands out {name}"))
         constants = np.concatenate(self.constants) if self.constants else np.zeros(0, np.float32)
-        input_floats, output_floats = ([int(np.prod(self.shapes[name])) for name in names] for names in (inputs, outputs))
+        input_floats, output_floats = ([int(np.prod(self.places.shapes[name])) for name in names] for names in (inputs, outputs))
         return Program(self.steps, input_floats, output_floats, constants, place(self.steps))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -13,11 +13,12 @@ from rsk_deploy.ir import BoolArray, Conv, ConvTranspose, FloatArray, Linear, Pa
 from rsk_deploy.runtime.build import Builder
 from rsk_deploy.runtime.choose import Plan, Window, Work
 from rsk_deploy.runtime.fuse import CONV_ACTIVATIONS, Unit
-from rsk_deploy.runtime.layout import Groups, Planes, lattice, volume
+from rsk_deploy.runtime.layout import Groups, Planes, images_last, lattice, long_rows, planes_in_arena, side_by_side, volume
 from rsk_deploy.runtime.linear import across, flat, is_linear, shares, stream
 from rsk_deploy.runtime.phases import ABSENT, Phase, phases
 from rsk_deploy.runtime.records import Step, View
-from rsk_deploy.runtime.weights import Matrix, Scalar, compressed, decoded, filled, rows_of, support, turned
+from rsk_deploy.runtime.segments import Places, Segment
+from rsk_deploy.runtime.weights import Matrix, Scalar, compressed, filled, rows_of, spread, support, turned
 
 Choice: TypeAlias = Callable[[Work], Plan]
 
@@ -50,8 +51,8 @@ def three(axes: list[Window]) -> tuple[Window, Window, Window]:
     return deep, high, wide
 
 
-def decide(unit: Unit, x: Shape, out: Shape, choice: Choice) -> list[Decision]:
-    """How the unit's convolution runs, in one step or several; none if it is no convolution."""
+def decide(unit: Unit, x: Shape, out: Shape, choice: Choice, wide: bool = False) -> list[Decision]:
+    """How the unit's convolution runs, in one step or several; none if it is no convolution. ``wide``: with its images side by side."""
     layer = unit.layer
     if isinstance(layer, ConvTranspose):
         return decide_phases(layer, x, out, choice)
@@ -60,9 +61,25 @@ def decide(unit: Unit, x: Shape, out: Shape, choice: Choice) -> list[Decision]:
     if not isinstance(layer, Conv):
         return []
     kept = support(layer.weight)
-    work = Work(x[0], x[1], out[1], layer.groups, int(np.count_nonzero(kept)), lists(kept) * layer.groups, windows(layer.weight.shape[2:], layer, x, out))
+    work = work_of(layer, kept, x, out)
+    work = widened(work) if wide else work
     plan = choice(work)
     return [Decision(matrix_for(plan, layer.weight, kept, layer.groups), work, plan, layer.bias)]
+
+
+def work_of(layer: Conv[Packed], kept: BoolArray, x: Shape, out: Shape) -> Work:
+    """What a convolution has to do."""
+    axes = windows(layer.weight.shape[2:], layer, x, out)
+    return Work(x[0], x[1], out[1], layer.groups, int(np.count_nonzero(kept)), lists(kept) * layer.groups, axes)
+
+
+def widened(work: Work) -> Work:
+    """The same for images side by side: one image of long rows, or where windows move on by several elements with the images as the last axis."""
+    (deep, high, wide), images = work.axes, work.batch
+    if high.stride > 1 or wide.stride > 1:
+        return replace(work, batch=1, axes=(high, wide, Window(1, 1, 0, 0, 1, images, images)), images_last=True)
+    begin, end, dilation, size, out = (images * value for value in (wide.begin, wide.end, wide.dilation, wide.size, wide.out))
+    return replace(work, batch=1, axes=(deep, high, Window(wide.kernel, 1, begin, end, dilation, size, out)))
 
 
 def decide_product(unit: Unit, x: Shape, choice: Choice) -> list[Decision]:
@@ -106,8 +123,8 @@ def picked(array: NDArray[Scalar], phase: tuple[Phase, ...]) -> NDArray[Scalar]:
 def matrix_for(plan: Plan, weight: Packed, kept: BoolArray, groups: int) -> Matrix:
     """The weights as the plan's kernel reads them: Winograd the values alone."""
     if plan.winograd:
-        return Matrix(np.zeros(0, np.uint32), np.zeros(0, np.uint32), decoded(weight).reshape(-1).astype(np.float32, copy=False))
-    return filled(weight, groups) if plan.filled else compressed(weight, kept, groups)
+        return Matrix(np.zeros(0, np.uint32), np.zeros(0, np.uint32), spread(weight, kept))
+    return filled(weight, kept, groups) if plan.filled else compressed(weight, kept, groups)
 
 
 def lists(kept: BoolArray) -> int:
@@ -115,19 +132,27 @@ def lists(kept: BoolArray) -> int:
     return len({row.tobytes() for row in np.packbits(kept.reshape(len(kept), -1), axis=1)})
 
 
-def require(groups: Groups, unit: Unit, decision: Decision, shapes: dict[str, Shape]) -> None:
+def require(groups: Groups, unit: Unit, decision: Decision, places: Places, segment: Segment) -> None:
     """Tell the layout what the convolution needs around its planes."""
-    name, out = unit.layer.inputs[0], unit.output
+    name, out, residual = (places.key(name, segment) for name in (unit.layer.inputs[0], unit.output, unit.residual or unit.output))
+    if segment.wide:
+        for key in (name, out, residual):
+            groups.require(key, Planes(planar=True, images=segment.images))
+    if decision.work.images_last:
+        rows, columns, _ = decision.work.axes
+        halo = segment.images * max(columns.begin, columns.end)
+        groups.require(name, Planes(planar=True, top=rows.begin, bottom=rows.end, columns=halo))
+        return
     if decision.plan.winograd or not decision.work.rows:
         return
     _, high, wide = decision.work.axes
     width = decision.plan.vectors * 16
-    together = [out] if unit.residual is None else [out, unit.residual]
+    together = [out, residual]
     if not decision.plan.packed:
         groups.require(name, Planes(planar=True, top=high.begin, bottom=high.end, columns=max(wide.begin, wide.end)))
         if (high.size, wide.size) == (high.out, wide.out):
             together.append(name)
-    if decision.phase or len(shapes[out]) > 4:
+    if decision.phase or len(places.shapes[unit.output]) > 4:
         return
     groups.require(out, Planes(planar=True, width=width))
     if wide.out % width:
@@ -137,17 +162,32 @@ def require(groups: Groups, unit: Unit, decision: Decision, shapes: dict[str, Sh
 def lower_conv(builder: Builder, unit: Unit, layer: Conv[Packed] | ConvTranspose[Packed]) -> None:
     """Convolutions of the input as it lies, of a copy in planes, or packed to a panel."""
     decisions: list[Decision] = builder.decisions[unit.output]
-    if isinstance(layer, Conv) and is_linear(unit, builder.shapes[layer.inputs[0]]):
-        lower_product(builder, unit, layer, flat(builder.views[layer.inputs[0]]), flat(builder.output(unit.output)))
+    if isinstance(layer, Conv) and is_linear(unit, builder.shape(layer.inputs[0])):
+        lower_product(builder, unit, layer, flat(builder.view(layer.inputs[0])), flat(builder.output(unit.output)))
         return
+    if builder.segment.wide:
+        lower_wide(builder, unit, layer, decisions[0])
+        return
+    residual = None if unit.residual is None else builder.view(unit.residual)
     for decision in decisions:
-        x = builder.views[layer.inputs[0]] if decision.plan.packed else builder.planar(layer.inputs[0])
-        emit(builder, unit, decision, x, written(builder.output(unit.output), decision.phase))
+        x = builder.view(layer.inputs[0]) if decision.plan.packed else builder.planar(layer.inputs[0])
+        emit(builder, unit, decision, x, written(builder.output(unit.output), decision.phase), residual)
+
+
+def lower_wide(builder: Builder, unit: Unit, layer: Conv[Packed] | ConvTranspose[Packed], decision: Decision) -> None:
+    """A convolution of images side by side: as one image with long rows, or with one axis of space more."""
+    turned = images_last if decision.work.images_last else long_rows
+    residual = None if unit.residual is None else turned(builder.planar(unit.residual))
+    x, home = turned(builder.planar(layer.inputs[0])), builder.output(unit.output)
+    out = home if side_by_side(home) else planes_in_arena(home.shape, builder.groups.of((unit.output, builder.segment)))
+    emit(builder, unit, decision, x, volume(turned(out)), residual)
+    if out is not home:
+        builder.emit(Step("copy", (out,), home, (), reason=f"puts the images of {unit.output} one behind the other"))
 
 
 def lower_linear(builder: Builder, unit: Unit, layer: Linear[Packed]) -> None:
     """Multiply the last axis by the matrix."""
-    lower_product(builder, unit, layer, builder.views[layer.inputs[0]], builder.output(unit.output))
+    lower_product(builder, unit, layer, builder.view(layer.inputs[0]), builder.output(unit.output))
 
 
 def lower_product(builder: Builder, unit: Unit, layer: Linear[Packed] | Conv[Packed], x: View, out: View) -> None:
@@ -159,12 +199,12 @@ def lower_product(builder: Builder, unit: Unit, layer: Linear[Packed] | Conv[Pac
         stream(builder, unit, layer, x, out)
 
 
-def emit(builder: Builder, unit: Unit, decision: Decision, x: View, out: View) -> None:
+def emit(builder: Builder, unit: Unit, decision: Decision, x: View, out: View, added: View | None = None) -> None:
     """The native step."""
     plan, last, matrix = decision.plan, unit.activation, decision.matrix
     axes = decision.work.axes
     ints = tuple(value for field in ("kernel", "stride", "begin", "dilation") for value in (getattr(axis, field) for axis in axes))
-    residual = None if unit.residual is None else written(builder.views[unit.residual], decision.phase)
+    residual = None if added is None else written(added, decision.phase)
     if plan.winograd:
         x, residual = builder.rows(x), None if residual is None else builder.rows(residual)
     place = f"outputs {', '.join(f'{axis.first}::{axis.stride}' for axis in decision.phase)}: " if decision.phase else ""

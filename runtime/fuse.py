@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from rsk_deploy.ir import Activation, Affine, Binary, Conv, ConvTranspose, Graph, Layer, Linear, Shape
+from rsk_deploy.ir import Activation, Affine, Binary, Conv, ConvTranspose, Graph, Layer, Linear, Pool, Reshape, Shape
 
 CONV_ACTIVATIONS = ("identity", "relu", "clip", "leaky-relu", "hard-swish", "silu", "sigmoid")
 """What a convolution can end with, in the order of ``Activation`` in native/conv.h."""
@@ -52,11 +52,18 @@ class _Chains:
 def fused(graph: Graph[Any], shapes: dict[str, Shape]) -> list[Unit]:
     """The units of a graph, in an order in which they can run."""
     chains = _Chains(graph)
-    for layer in graph.layers:
+    for layer in map(without_work, graph.layers):
         unit = with_activation(chains, layer) or with_residual(chains, layer, shapes)
         if unit is None:
             chains.add(Unit(layer, layer.outputs[0] if layer.outputs else "", names=(layer.name,)))
     return [unit for unit in chains.units if unit is not None]
+
+
+def without_work(layer: Layer) -> Layer:
+    """The layer; a pooling of single elements is another name for what it reads."""
+    if isinstance(layer, Pool) and all(size == 1 for size in (*layer.kernel, *layer.stride)) and not any(layer.pads):
+        return Reshape(name=layer.name, inputs=layer.inputs, outputs=layer.outputs, target=(-1,))
+    return layer
 
 
 def with_activation(chains: _Chains, layer: Layer) -> Unit | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rsk_deploy.ir import Shape
 from rsk_deploy.runtime.records import Buffer, View, dense_strides
+from rsk_deploy.runtime.segments import Key
 
 ALIGNED = 16
 SLACK = 80
@@ -20,50 +21,55 @@ def rounded(floats: int, multiple: int = ALIGNED) -> int:
 
 @dataclass
 class Planes:
-    """What the convolutions that touch a group of values need around each plane of theirs. ``width``: positions of a tile."""
+    """What the convolutions that touch a group of values need around each plane of theirs. ``width``: positions of a tile.
+
+    ``images``: how many lie side by side.
+    """
 
     planar: bool = False
     top: int = 0
     bottom: int = 0
     columns: int = 0
     width: int = 1
+    images: int = 1
 
     def include(self, other: Planes) -> None:
         """Satisfy both."""
         self.planar |= other.planar
-        for name in ("top", "bottom", "columns", "width"):
+        for name in ("top", "bottom", "columns", "width", "images"):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
 
 
 class Groups:
     """Values whose planes must be laid out alike, as a union-find with their common needs."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self.parents = {name: name for name in names}
-        self.needs = {name: Planes() for name in self.parents}
+    def __init__(self) -> None:
+        self.parents: dict[Key, Key] = {}
+        self.needs: dict[Key, Planes] = {}
 
-    def root(self, name: str) -> str:
-        """The name that stands for the group."""
-        while self.parents[name] != name:
-            name = self.parents[name]
-        return name
+    def root(self, key: Key) -> Key:
+        """The value that stands for the group."""
+        while (parent := self.parents.setdefault(key, key)) is not key:
+            key = parent
+        self.needs.setdefault(key, Planes())
+        return key
 
-    def join(self, *names: str) -> None:
+    def join(self, *keys: Key) -> None:
         """Make one group of all."""
-        first = self.root(names[0])
-        for name in names[1:]:
-            other = self.root(name)
-            if other != first:
+        first = self.root(keys[0])
+        for key in keys[1:]:
+            other = self.root(key)
+            if other is not first:
                 self.needs[first].include(self.needs.pop(other))
                 self.parents[other] = first
 
-    def require(self, name: str, needs: Planes) -> None:
-        """Add to what the group of ``name`` needs."""
-        self.needs[self.root(name)].include(needs)
+    def require(self, key: Key, needs: Planes) -> None:
+        """Add to what the group of a value needs."""
+        self.needs[self.root(key)].include(needs)
 
-    def of(self, name: str) -> Planes:
-        """What the group of ``name`` needs."""
-        return self.needs[self.root(name)]
+    def of(self, key: Key) -> Planes:
+        """What the group of a value needs."""
+        return self.needs[self.root(key)]
 
 
 def plain(buffer: Buffer, shape: Shape) -> View:
@@ -87,7 +93,13 @@ def row_pitch(width: int, columns: int) -> int:
 
 
 def planes_in_arena(shape: Shape, needs: Planes) -> View:
-    """New planes: rows ``pitch`` apart, zeros around each plane; ``shape`` is (batch, channels, [[1,] height,] width)."""
+    """New planes: rows ``pitch`` apart, zeros around each plane; ``shape`` is (batch, channels, [[1,] height,] width).
+
+    Images that lie side by side are one whose rows are as many times as long.
+    """
+    if needs.images > 1:
+        view = planes_in_arena((1, *shape[1:-1], shape[-1] * needs.images), replace(needs, images=1))
+        return replace(view, shape=shape, strides=(1, *view.strides[1:-1], needs.images))
     height, width = (1, *shape[2:])[-2:]
     pitch = row_pitch(width, needs.columns)
     front = rounded(needs.top * pitch) + needs.columns
@@ -101,28 +113,44 @@ def planes_in_arena(shape: Shape, needs: Planes) -> View:
     return View(buffer, front, shape, (images, plane, *inner), front, floats - front)
 
 
+def side_by_side(view: View) -> bool:
+    """Whether images lie side by side, and the view can be one image of long rows."""
+    return len(view.shape) in (3, 4) and view.strides[0] == 1 and view.strides[-1] == view.shape[0] > 1
+
+
+def long_rows(view: View) -> View:
+    """Images side by side as one image."""
+    images, width = view.shape[0], view.shape[-1]
+    return replace(view, shape=(1, *view.shape[1:-1], width * images), strides=(0, *view.strides[1:-1], 1))
+
+
+def images_last(view: View) -> View:
+    """Images side by side as one image with one axis of space more."""
+    return replace(view, shape=(1, *view.shape[1:], view.shape[0]), strides=(0, *view.strides[1:], 1))
+
+
 def channels(view: View, first: int, count: int) -> View:
     """Some channels of a view."""
     offset = view.offset + first * view.strides[1]
     moved = offset - view.offset
-    return View(view.buffer, offset, (view.shape[0], count, *view.shape[2:]), view.strides, view.before, view.after - moved)
+    return replace(view, offset=offset, shape=(view.shape[0], count, *view.shape[2:]), after=view.after - moved)
 
 
 def reshaped(view: View, shape: Shape) -> View:
     """A contiguous view in another shape."""
-    return View(view.buffer, view.offset, shape, dense_strides(shape), view.before, view.after)
+    return replace(view, shape=shape, strides=dense_strides(shape))
 
 
 def broadcast(view: View, shape: Shape) -> View:
     """The view repeated to a shape, as numpy does."""
     missing = len(shape) - len(view.shape)
     strides = [0] * missing + [0 if dim == 1 else stride for dim, stride in zip(view.shape, view.strides, strict=True)]
-    return View(view.buffer, view.offset, shape, tuple(strides), view.before, view.after)
+    return replace(view, shape=shape, strides=tuple(strides))
 
 
 def permuted(view: View, order: Sequence[int]) -> View:
     """The view with its axes in another order."""
-    return View(view.buffer, view.offset, tuple(view.shape[axis] for axis in order), tuple(view.strides[axis] for axis in order), view.before, view.after)
+    return replace(view, shape=tuple(view.shape[axis] for axis in order), strides=tuple(view.strides[axis] for axis in order))
 
 
 def sliced(view: View, axis: int, start: int, count: int, step: int) -> View:
@@ -130,7 +158,7 @@ def sliced(view: View, axis: int, start: int, count: int, step: int) -> View:
     moved = start * view.strides[axis]
     shape, strides = list(view.shape), list(view.strides)
     shape[axis], strides[axis] = count, strides[axis] * step if count > 1 else 0
-    return View(view.buffer, view.offset + moved, tuple(shape), tuple(strides), 0, view.after - moved)
+    return replace(view, offset=view.offset + moved, shape=tuple(shape), strides=tuple(strides), before=0, after=view.after - moved)
 
 
 def lattice(view: View, starts: Sequence[int], steps: Sequence[int]) -> View:
@@ -146,7 +174,7 @@ def split_channels(view: View, groups: int) -> View:
     """(batch, channels, …) as (batch, groups, channels / groups, …)."""
     batch, count, *space = view.shape
     strides = (view.strides[0], view.strides[1] * (count // groups), *view.strides[1:])
-    return View(view.buffer, view.offset, (batch, groups, count // groups, *space), strides, view.before, view.after)
+    return replace(view, shape=(batch, groups, count // groups, *space), strides=strides)
 
 
 def volume(view: View) -> View:
@@ -155,4 +183,4 @@ def volume(view: View) -> View:
     inner = view.strides[2] if len(view.shape) > 2 else 1
     shape = (*view.shape[:2], *[1] * missing, *view.shape[2:])
     row = inner * (view.shape[2] - 1) + 1 if len(view.shape) == 3 else inner
-    return View(view.buffer, view.offset, shape, (*view.strides[:2], *[row] * missing, *view.strides[2:]), view.before, view.after)
+    return replace(view, shape=shape, strides=(*view.strides[:2], *[row] * missing, *view.strides[2:]))

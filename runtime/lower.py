@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -43,7 +43,7 @@ from rsk_deploy.ir import (
 from rsk_deploy.runtime.build import Builder
 from rsk_deploy.runtime.convolutions import lower_conv, lower_linear
 from rsk_deploy.runtime.fuse import Unit
-from rsk_deploy.runtime.layout import broadcast, permuted, plain_in_arena, reshaped, sliced, split_channels, volume
+from rsk_deploy.runtime.layout import broadcast, images_last, permuted, plain_in_arena, reshaped, side_by_side, sliced, split_channels, volume
 from rsk_deploy.runtime.records import Step
 from rsk_deploy.runtime.resample import resampling
 
@@ -65,26 +65,30 @@ def pool(builder: Builder, unit: Unit, layer: Pool) -> None:
     rows = (layer.kernel, layer.stride, layer.pads[:rank], layer.dilation, layer.pads[rank:])
     ints = tuple(value for row, missing in zip(rows, (1, 1, 0, 1, 0), strict=True) for value in (*[missing] * (3 - rank), *row))
     kind = 0 if isinstance(layer, MaxPool) else 1 + getattr(layer, "count_pads", False)
-    builder.emit(Step("pool", (volume(builder.views[layer.inputs[0]]),), volume(builder.output(unit.output)), unit.names, kind=kind, ints=ints))
+    x, out = builder.view(layer.inputs[0]), builder.output(unit.output)
+    if side_by_side(x) and side_by_side(out):
+        x, out = images_last(x), images_last(out)
+        ints = tuple(value for row, missing in enumerate((1, 1, 0, 1, 0)) for value in (*ints[3 * row + 1 : 3 * row + 3], missing))
+    builder.emit(Step("pool", (volume(x),), volume(out), unit.names, kind=kind, ints=ints))
 
 
 def activation(builder: Builder, unit: Unit, layer: Activation) -> None:
     """Apply a function of one value."""
     kind = list(ACTIVATIONS).index(layer.kind)
-    step = Step("unary", (builder.views[layer.inputs[0]],), builder.output(unit.output), unit.names, kind=kind, floats=(layer.alpha, layer.beta))
+    step = Step("unary", (builder.view(layer.inputs[0]),), builder.output(unit.output), unit.names, kind=kind, floats=(layer.alpha, layer.beta))
     builder.emit(step)
 
 
 def binary(builder: Builder, unit: Unit, layer: Binary) -> None:
     """Combine two values."""
     out = builder.output(unit.output)
-    a, b = (broadcast(builder.views[name], out.shape) for name in layer.inputs)
+    a, b = (broadcast(builder.view(name), out.shape) for name in layer.inputs)
     builder.emit(Step("binary", (a, b), out, unit.names, kind=BINARIES.index(layer.kind)))
 
 
 def affine(builder: Builder, unit: Unit, layer: Affine) -> None:
     """Scale and shift channels, and apply the activation."""
-    x, out = builder.views[layer.inputs[0]], builder.output(unit.output)
+    x, out = builder.view(layer.inputs[0]), builder.output(unit.output)
     scale, shift = (builder.constant_like(per_channel(values, len(x.shape)), x.shape) for values in (layer.scale, layer.shift))
     last = unit.activation
     kind, floats = (0, ()) if last is None else (list(ACTIVATIONS).index(last.kind), (last.alpha, last.beta))
@@ -93,21 +97,21 @@ def affine(builder: Builder, unit: Unit, layer: Affine) -> None:
 
 def prelu(builder: Builder, unit: Unit, layer: PRelu) -> None:
     """Slope the negative elements."""
-    x, out = builder.views[layer.inputs[0]], builder.output(unit.output)
+    x, out = builder.view(layer.inputs[0]), builder.output(unit.output)
     slope = layer.slope if layer.slope.shape == (1,) else per_channel(layer.slope, len(x.shape))
     builder.emit(Step("binary", (x, builder.constant_like(slope, x.shape)), out, unit.names, kind=PRELU))
 
 
 def layer_norm(builder: Builder, unit: Unit, layer: LayerNorm) -> None:
     """Normalise the trailing axes."""
-    x, out = builder.views[layer.inputs[0]], builder.output(unit.output)
+    x, out = builder.view(layer.inputs[0]), builder.output(unit.output)
     scale, shift = (builder.constant_like(values, x.shape) for values in (layer.scale, layer.shift))
     builder.emit(Step("norm", (x, scale, shift), out, unit.names, floats=(layer.epsilon,), ints=(layer.scale.ndim,)))
 
 
 def group_norm(builder: Builder, unit: Unit, layer: GroupNorm) -> None:
     """Normalise groups of channels."""
-    x, out = builder.views[layer.inputs[0]], builder.output(unit.output)
+    x, out = builder.view(layer.inputs[0]), builder.output(unit.output)
     scale, shift = (builder.constant_like(per_channel(values, len(x.shape)), x.shape) for values in (layer.scale, layer.shift))
     views = tuple(split_channels(view, layer.groups) for view in (x, scale, shift))
     builder.emit(Step("norm", views, split_channels(out, layer.groups), unit.names, floats=(layer.epsilon,), ints=(len(x.shape) - 1,)))
@@ -115,16 +119,24 @@ def group_norm(builder: Builder, unit: Unit, layer: GroupNorm) -> None:
 
 def lrn(builder: Builder, unit: Unit, layer: LRN) -> None:
     """Divide by the neighbouring channels' energy."""
-    x, out = builder.views[layer.inputs[0]], builder.output(unit.output)
+    x, out = builder.view(layer.inputs[0]), builder.output(unit.output)
     floats, reach = (layer.alpha / layer.size, layer.beta, layer.bias), ((layer.size - 1) // 2, layer.size // 2)
     builder.emit(Step("lrn", (x,), out, unit.names, floats=floats, ints=reach))
 
 
 def reduce(builder: Builder, unit: Unit, layer: Reduce) -> None:
     """Reduce some axes: they come last, and the output loses them."""
-    x, out = builder.views[layer.inputs[0]], builder.output(unit.output)
+    x, out = builder.view(layer.inputs[0]), builder.output(unit.output)
     kept = [axis for axis in range(len(x.shape)) if axis not in layer.axes]
-    out_axes = kept if layer.keep_axes else list(range(len(kept)))
+    numbers = {axis: axis if layer.keep_axes else number for number, axis in enumerate(kept)}
+    if side_by_side(x) and layer.kind == "mean" and kept == [0, 1]:  # an average over whole planes, of a vector of images at a time
+        size = (*x.shape[2:], *[1] * (5 - len(x.shape)))
+        spread = permuted(out, [numbers[1], numbers[0]])
+        last = replace(spread, shape=(1, x.shape[1], 1, 1, x.shape[0]), strides=(0, spread.strides[0], 0, 0, spread.strides[1]))
+        ints = (*size, 1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0)
+        builder.emit(Step("pool", (volume(images_last(x)),), last, unit.names, kind=1, ints=ints))
+        return
+    out_axes = [numbers[axis] for axis in kept]
     builder.emit(
         Step(
             "reduce", (permuted(x, [*kept, *layer.axes]),), permuted(out, out_axes), unit.names, kind=REDUCTIONS.index(layer.kind), ints=(len(layer.axes),)
@@ -134,7 +146,7 @@ def reduce(builder: Builder, unit: Unit, layer: Reduce) -> None:
 
 def softmax(builder: Builder, unit: Unit, layer: Softmax) -> None:
     """Softmax along an axis: it comes last."""
-    x, out = builder.views[layer.inputs[0]], builder.output(unit.output)
+    x, out = builder.view(layer.inputs[0]), builder.output(unit.output)
     order = [*(axis for axis in range(len(x.shape)) if axis != layer.axis), layer.axis]
     builder.emit(Step("softmax", (permuted(x, order),), permuted(out, order), unit.names, kind=int(layer.log)))
 
@@ -142,7 +154,7 @@ def softmax(builder: Builder, unit: Unit, layer: Softmax) -> None:
 def matmul(builder: Builder, unit: Unit, layer: MatMul) -> None:
     """Multiply matrices."""
     out = builder.output(unit.output)
-    views = [builder.views[name] for name in layer.inputs]
+    views = [builder.view(name) for name in layer.inputs]
     spread = tuple(broadcast(view, (*out.shape[:-2], *view.shape[-2:])) for view in views)
     builder.emit(Step("matmul", spread, out, unit.names))
 
@@ -158,7 +170,7 @@ def concat(builder: Builder, unit: Unit, layer: Concat) -> None:
     """Copy what does not stand in its slot yet."""
     out, first = builder.output(unit.output), 0
     for name in layer.inputs:
-        view = builder.views[name]
+        view = builder.view(name)
         slot = sliced(out, layer.axis, first, view.shape[layer.axis], 1)
         if not (name in builder.slots and builder.slots[name].whole == unit.output):
             builder.emit(Step("copy", (view,), slot, unit.names))
@@ -168,17 +180,17 @@ def concat(builder: Builder, unit: Unit, layer: Concat) -> None:
 def piece(builder: Builder, unit: Unit, layer: Slice) -> None:
     """See a part; nothing is copied."""
     count = len(range(layer.start, layer.stop, layer.step))
-    builder.views[unit.output] = sliced(builder.views[layer.inputs[0]], layer.axis, layer.start, count, layer.step)
+    builder.views[unit.output] = sliced(builder.view(layer.inputs[0]), layer.axis, layer.start, count, layer.step)
 
 
 def transpose(builder: Builder, unit: Unit, layer: Transpose) -> None:
     """See the axes in another order; nothing is copied."""
-    builder.views[unit.output] = permuted(builder.views[layer.inputs[0]], layer.perm)
+    builder.views[unit.output] = permuted(builder.view(layer.inputs[0]), layer.perm)
 
 
 def reshape(builder: Builder, unit: Unit, layer: Reshape) -> None:
     """See the elements in another shape."""
-    builder.views[unit.output] = reshaped(builder.contiguous(builder.views[layer.inputs[0]], unit.names), builder.shapes[unit.output])
+    builder.views[unit.output] = reshaped(builder.contiguous(builder.view(layer.inputs[0]), unit.names), builder.shape(unit.output))
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +206,7 @@ class Pass:
 
 def along(builder: Builder, unit: Unit, passes: Sequence[Pass]) -> None:
     """Run one pass after the other; the last writes the output."""
-    x = builder.views[unit.layer.inputs[0]]
+    x = builder.view(unit.layer.inputs[0])
     if not passes:
         builder.emit(Step("copy", (x,), builder.output(unit.output), unit.names))
     for step in passes:
@@ -211,7 +223,7 @@ def gather(builder: Builder, unit: Unit, layer: Gather) -> None:
 
 def pad(builder: Builder, unit: Unit, layer: Pad) -> None:
     """Pick the element that each pad shows, or the value."""
-    shape, passes = builder.shapes[layer.inputs[0]], []
+    shape, passes = builder.shape(layer.inputs[0]), []
     for axis, (size, begin, end) in enumerate(zip(shape, layer.pads[: len(shape)], layer.pads[len(shape) :], strict=True)):
         inside, widths = np.arange(size, dtype=np.int32), (begin, end)
         if begin or end:
@@ -222,7 +234,7 @@ def pad(builder: Builder, unit: Unit, layer: Pad) -> None:
 
 def resize(builder: Builder, unit: Unit, layer: Resize) -> None:
     """Resample one axis after the other, those that shrink first."""
-    shape, passes = builder.shapes[layer.inputs[0]], []
+    shape, passes = builder.shape(layer.inputs[0]), []
     for axis, (size, scale) in enumerate(zip(layer.sizes, layer.scales, strict=True), start=2):
         low, high, share = resampling(layer, shape[axis], size, scale)
         passes.append(Pass(axis, size, "take", (low,)) if layer.mode == "nearest" else Pass(axis, size, "blend", (low, high, share)))

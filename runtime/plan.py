@@ -14,6 +14,8 @@ from rsk_deploy.runtime.fuse import Unit, fused
 from rsk_deploy.runtime.layout import Groups, plain
 from rsk_deploy.runtime.lower import LOWERINGS
 from rsk_deploy.runtime.records import Buffer, Program
+from rsk_deploy.runtime.schedule import Scheduler, scheduled
+from rsk_deploy.runtime.segments import Places, places
 
 VIEWS = (Constant, Reshape, Slice, Transpose)
 """Layers whose output is another view of what is there already."""
@@ -32,25 +34,33 @@ def check(graph: Graph[Packed]) -> None:
             raise UnsupportedError(f"input {entry.name!r} is {entry.dtype}; the runtime computes in float32 and takes float32 inputs alone")
 
 
-def planned(graph: Graph[Packed], batch: int, kernels: Sequence[str], exact: bool = False, choice: Choice | None = None) -> Program:
+def planned(
+    graph: Graph[Packed], batch: int, kernels: Sequence[str], exact: bool = False, choice: Choice | None = None, schedule: Scheduler = scheduled
+) -> Program:
     """The program that runs ``graph`` at one batch size on a machine with these kernels, best first; ``choice`` picks among them, else the model of cost."""
     check(graph)
     choice = choice or partial(choose, kernels=kernels, exact=exact)
     shapes = graph.shapes(batch)
     units = fused(graph, shapes)
-    decisions = {unit.output: decide(unit, shapes[unit.layer.inputs[0]], shapes[unit.output], choice) for unit in units if unit.layer.inputs}
-    groups = Groups(shapes)
-    slots = slots_of(graph, units, shapes)
+    whole, segments = schedule(units, shapes, [entry.name for entry in graph.inputs], kernels, exact)
+    live = places(shapes, graph.outputs, units, segments, whole)
+    decisions = {
+        unit.output: decide(unit, live.shape(unit.layer.inputs[0], segment), live.shape(unit.output, segment), choice, segment.wide)
+        for unit, segment in zip(units, segments, strict=True)
+        if unit.layer.inputs
+    }
+    groups = Groups()
+    slots = slots_of(graph, units, live)
     for name, slot in slots.items():
-        groups.join(slot.whole, name)
-    for unit in units:
+        groups.join((slot.whole, live.home[name]), (name, live.home[name]))
+    for unit, segment in zip(units, segments, strict=True):
         for decision in decisions.get(unit.output, []):
-            require(groups, unit, decision, shapes)
+            require(groups, unit, decision, live, segment)
     outputs = {name: index for index, name in reversed(list(enumerate(graph.outputs)))}
-    builder = Builder(shapes, groups, slots, outputs, decisions)
+    builder = Builder(live, whole, groups, slots, outputs, decisions)
     for index, entry in enumerate(graph.inputs):
         builder.views[entry.name] = plain(Buffer("input", floats(shapes[entry.name]), index), shapes[entry.name])
-    for unit in units:
+    for unit, builder.segment in zip(units, segments, strict=True):
         with about(unit.layer.name):
             LOWERINGS[type(unit.layer)](builder, unit, unit.layer)
     return builder.finish([entry.name for entry in graph.inputs], graph.outputs)
@@ -64,16 +74,17 @@ def floats(shape: Shape) -> int:
     return count
 
 
-def slots_of(graph: Graph[Packed], units: Sequence[Unit], shapes: dict[str, Shape]) -> dict[str, Slot]:
+def slots_of(graph: Graph[Packed], units: Sequence[Unit], live: Places) -> dict[str, Slot]:
     """The values that are computed straight into the concatenation that reads them: by one step, for one such reader."""
     made = {unit.output for unit in units if not isinstance(unit.layer, VIEWS)}
     slots: dict[str, Slot] = {}
     for layer in joins(graph.layers):
         first = 0
         for name in layer.inputs:
-            if name in made and name not in slots and name not in graph.outputs and layer.inputs.count(name) == 1:
+            alone = name in made and name not in slots and name not in graph.outputs and layer.inputs.count(name) == 1
+            if alone and live.home[name] is live.home[layer.outputs[0]]:
                 slots[name] = Slot(layer.outputs[0], first)
-            first += shapes[name][1]
+            first += live.shapes[name][1]
     return slots
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 MAX_RANK = 8
 ALIGNMENT = 64
-MAGIC = b"RSKPLAN1"
+MAGIC = b"RSKPLAN2"
 SPACES = ("arena", "input", "output", "constant")
 OPS = ("conv", "linear", "pool", "unary", "binary", "scale", "reduce", "softmax", "norm", "lrn", "matmul", "copy", "take", "blend")
 
@@ -24,13 +24,13 @@ HEADER = np.dtype(
 TENSOR = np.dtype(
     [
         ("space", "<u4"), ("index", "<u4"), ("rank", "<u4"), ("unused", "<u4"), ("offset", "<i8"), ("before", "<i8"), ("after", "<i8"),
-        ("dims", "<i8", MAX_RANK), ("strides", "<i8", MAX_RANK),
+        ("advance", "<i8"), ("dims", "<i8", MAX_RANK), ("strides", "<i8", MAX_RANK),
     ]
 )  # fmt: skip
 STEP = np.dtype(
     [
         ("op", "<u4"), ("kind", "<u4"), ("inputs", "<i4", 4), ("output", "<i4"), ("activation", "<u4"), ("floats", "<f4", 4), ("kernel", "S24"),
-        ("ints", "<i8", 16), ("blobs", "<u8", (5, 2)),
+        ("loop", "<u4"), ("turns", "<u4"), ("ints", "<i8", 16), ("blobs", "<u8", (5, 2)),
     ]
 )  # fmt: skip
 
@@ -61,7 +61,10 @@ class Buffer:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Strided elements of a buffer. A step may read (or in its output overwrite with zeros) [offset - before, offset + after)."""
+    """Strided elements of a buffer. A step may read (or in its output overwrite with zeros) [offset - before, offset + after).
+
+    In a step of several turns the view moves on by ``advance`` each turn.
+    """
 
     buffer: Buffer
     offset: int
@@ -69,6 +72,7 @@ class View:
     strides: tuple[int, ...]
     before: int
     after: int
+    advance: int = 0
 
     @property
     def contiguous(self) -> bool:
@@ -78,7 +82,10 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One native step, and what people want to know of it."""
+    """One native step, and what people want to know of it.
+
+    Consecutive steps of one ``loop`` run ``turns`` times: all of them for the first images, then all of them for the next.
+    """
 
     op: str
     inputs: tuple[View | None, ...]
@@ -90,6 +97,8 @@ class Step:
     kernel: str = ""
     ints: tuple[int, ...] = ()
     blobs: tuple[NDArray[Any] | None, ...] = ()
+    loop: int = 0
+    turns: int = 1
     reason: str = ""
 
 
@@ -137,7 +146,7 @@ def tensor_record(view: View) -> tuple[Any, ...]:
     buffer = view.buffer
     rank = len(view.shape)
     return (
-        SPACES.index(buffer.space), buffer.index, rank, 0, buffer.start + view.offset, view.before, view.after,
+        SPACES.index(buffer.space), buffer.index, rank, 0, buffer.start + view.offset, view.before, view.after, view.advance,
         padded(view.shape, MAX_RANK), padded(view.strides, MAX_RANK),
     )  # fmt: skip
 
@@ -147,7 +156,7 @@ def step_record(step: Step, numbers: Mapping[int, int], blob: _Blob) -> tuple[An
     inputs = [-1 if view is None else numbers[id(view)] for view in step.inputs]
     return (
         OPS.index(step.op), step.kind, [*inputs, *[-1] * (4 - len(inputs))], numbers[id(step.output)], step.activation, padded(step.floats, 4),
-        step.kernel.encode(), padded(step.ints, 16), [blob.add(array) for array in (*step.blobs, *[None] * (5 - len(step.blobs)))],
+        step.kernel.encode(), step.loop, step.turns, padded(step.ints, 16), [blob.add(array) for array in (*step.blobs, *[None] * (5 - len(step.blobs)))],
     )  # fmt: skip
 
 

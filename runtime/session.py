@@ -85,7 +85,7 @@ class Session:
         self._exact = family is not None
         self._autotune = autotune
         self._plans: dict[int, _Prepared] = {}
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}
         if not graph.dynamic:
             self._prepared(1)
 
@@ -113,7 +113,7 @@ class Session:
     def memory(self) -> Memory:
         """What the session holds, over all its batch sizes."""
         self._open()
-        engines = [prepared.engine for prepared in self._plans.values()]
+        engines = [prepared.engine for prepared in list(self._plans.values())]  # a copy: another thread may plan meanwhile
         by_kernel: Counter[str] = Counter()
         for kernel, size in (row for engine in engines for row in zip(engine.kernels(), engine.bytes(), strict=True)):
             by_kernel[kernel] += size
@@ -130,6 +130,10 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _lock(self) -> threading.Lock:
+        """The lock of this process: what a thread holds that plans while the process forks, nobody gives back in the child."""
+        return self._locks.setdefault(os.getpid(), threading.Lock())
 
     def _open(self) -> Graph[Packed]:
         if self._graph is None:
@@ -148,11 +152,12 @@ class Session:
         return dict(zip(graph.outputs, outputs, strict=True)), times, prepared
 
     def _prepared(self, batch: int) -> _Prepared:
-        prepared = self._plans.get(batch)
+        plans = self._plans  # those of a session that is closed meanwhile are kept by nobody
+        prepared = plans.get(batch)
         if prepared is None:
-            with self._lock:
-                prepared = self._plans.get(batch) or self._prepare(batch)
-                self._plans[batch] = prepared
+            with self._lock():
+                prepared = plans.get(batch) or self._prepare(batch)
+                plans[batch] = prepared
         return prepared
 
     def _prepare(self, batch: int) -> _Prepared:
@@ -195,7 +200,7 @@ def tell_that_code_is_forbidden() -> None:
 
 def too_large(batch: int) -> UsageError:
     """What a lack of memory becomes."""
-    return UsageError(f"there is not enough memory for a run of batch {batch}; give smaller batches, or free some")
+    return UsageError(f"there is not enough memory for a run of batch {batch}; give smaller batches or fewer threads, or free some")
 
 
 def opened(model: str | Path | Graph[Packed] | Graph[Dense]) -> Graph[Packed]:
@@ -230,6 +235,8 @@ def names(graph: Graph[Packed]) -> str:
 
 def accepted(graph: Graph[Packed], inputs: Mapping[str, Array]) -> list[Array]:
     """The arrays in the network's order; refuses names, types, shapes and layouts that it does not take."""
+    if not isinstance(inputs, Mapping):
+        raise UsageError(f"run takes arrays by name, not a {type(inputs).__name__}; the network reads {names(graph)}")
     known = [entry.name for entry in graph.inputs]
     if missing := [name for name in known if name not in inputs]:
         raise UsageError(f"input {missing[0]!r} is missing; the network reads {names(graph)}")

@@ -41,9 +41,19 @@ def compressed(weight: Packed, kept: BoolArray, groups: int = 1) -> Matrix:
     return rows_of(weight.arrays["values"].astype(np.float32, copy=False), kept, groups)
 
 
-def filled(weight: Packed, groups: int) -> Matrix:
+def filled(weight: Packed, kept: BoolArray, groups: int) -> Matrix:
     """The same with its zeros written out."""
-    return rows_of(decoded(weight).reshape(-1), np.ones(weight.shape, np.bool_), groups)
+    return rows_of(spread(weight, kept), np.ones(weight.shape, np.bool_), groups)
+
+
+def spread(weight: Packed, kept: BoolArray) -> NDArray[np.float32]:
+    """The dense values, one behind the other, of a weight and its support."""
+    values = weight.arrays["values"].astype(np.float32, copy=False)
+    if values.size == kept.size:
+        return values
+    dense = np.zeros(kept.size, np.float32)
+    dense[np.flatnonzero(kept)] = values
+    return dense
 
 
 def rows_of(values: FloatArray, kept: BoolArray, groups: int) -> Matrix:

@@ -16,7 +16,11 @@ from rsk_deploy.errors import UnsupportedError
 from rsk_deploy.ir import Activation, Binary, Concat, Constant, Conv, ConvTranspose, Graph, Input, Linear, Packed, Slice
 from rsk_deploy.registry import format_named
 from rsk_deploy.runtime import _native
+from rsk_deploy.runtime.choose import Window, Work, by_columns, shorts, ways
 from rsk_deploy.runtime.lower import LOWERINGS
+from rsk_deploy.runtime.phases import ABSENT
+from rsk_deploy.runtime.plan import planned
+from rsk_deploy.runtime.records import encode
 from rsk_deploy.runtime.session import Session
 
 KERNELS = _native.kernels()
@@ -91,6 +95,34 @@ def convolutions(draw):
 @given(convolutions())
 def test_a_convolution_of_any_shape_computes_what_the_reference_does(case):
     check_layer(*case)
+
+
+@pytest.mark.parametrize("kernel", TILED)
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "stride", "pads", "dilation"),
+    [
+        ((64, 64), 7, (2, 2), 3, 1), ((33, 32), 5, (2, 2), 2, 1), ((67, 67), 11, (4, 4), 2, 1), ((40, 47), 7, (3, 3), 3, 1),
+        ((40, 64), 7, (2, 2), 6, 2), ((40, 39), 9, (2, 2), 0, 1), ((16, 32), 9, (1, 2), 4, 1),
+    ],
+)  # fmt: skip
+def test_a_strided_convolution_with_many_taps_computes_what_the_reference_does(monkeypatch, kernel, size, kernel_size, stride, pads, dilation):
+    isa, _, family = kernel.rpartition("/")
+    monkeypatch.setenv("RSK_FORCE_ISA", isa or family)
+    monkeypatch.setenv("RSK_FORCE_KERNEL", family)
+    check_layer(strided(size, kernel_size, stride, pads, dilation), floats(2, 3, *size))
+
+
+def strided(size, kernel_size, stride, pads, dilation):
+    weight = dense(6, 3, kernel_size, kernel_size)
+    return Conv(name="c", inputs=("x",), outputs=("y",), weight=weight, bias=floats(6), stride=stride, pads=(pads,) * 4, dilation=(dilation,) * 2)
+
+
+def test_a_strided_convolution_with_many_taps_copies_each_element_once():
+    size = (224, 224)
+    graph = Graph((Input("x", (1, 3, *size)),), ("y",), (strided(size, 7, (2, 2), 3, 1),))
+    with Session(graph, threads=1) as session:
+        session(floats(1, 3, *size))
+        assert session.memory().scratch < 1.3 * 4 * 3 * size[0] * size[1]
 
 
 @st.composite
@@ -321,3 +353,38 @@ def test_transposed_convolutions_of_any_stride_fold_their_activation():
     )
     steps = compare(Graph((Input("x", ("batch", 4, 6, 5)),), ("y",), layers), batch=2)
     assert steps[-2].layers == ("up", "act")
+
+
+@pytest.mark.parametrize(("size", "pad"), [((7, 7), 1), ((7, 7), 0), ((8, 8), 1), ((5, 5), 1), ((3, 9), 2), ((1, 20), 1)])
+def test_the_model_knows_how_many_taps_miss_a_tiles_last_vector(size, pad):
+    axes = [Window(3, 1, pad, pad, 1, length, length + 2 * pad - 2) for length in size]
+    high, wide = (axis.out for axis in axes)
+    work = Work(1, 4, 4, 1, 144, 1, (ABSENT, axes[0], axes[1]))
+    vectors = -(-high * wide // 16)
+    last = [divmod(position, wide) for position in range((vectors - 1) * 16, high * wide)]
+    inside = [[any(0 <= y + dy - pad < size[0] and 0 <= x + dx - pad < size[1] for y, x in last) for dx in range(3)] for dy in range(3)]
+    assert shorts(work, vectors) <= 1 - np.mean(inside)
+    assert shorts(work, vectors + 1) == 0
+    if size == (7, 7) and pad == 1:
+        assert shorts(work, vectors) == pytest.approx(5 / 9)
+
+
+@pytest.mark.parametrize("kernel", [name for name in KERNELS if name.endswith("/unrolled")])
+@pytest.mark.parametrize("size", [(3, 3), (8, 8), (14, 14), (2, 17)])
+@pytest.mark.parametrize(("dilation", "pads"), [((1, 1), (1, 1, 1, 1)), ((2, 1), (2, 0, 2, 0)), ((1, 2), (0, 3, 2, 1))])
+def test_generated_code_reads_every_tap_from_a_panel_by_columns(kernel, size, dilation, pads):
+    layer = sized_conv("c", "x", "y", 30, 5, 3, 0, dilation=dilation, pads=pads)
+    x = np.random.default_rng(0).standard_normal((1, 5, *size)).astype(np.float32)
+    graph = Graph((Input("x", x.shape),), ("y",), (layer,))
+    works = []
+
+    def packed_alone(work):
+        works.append(work)
+        return next(plan for _, plan in ways(work, [kernel], exact=True) if plan.packed)
+
+    program = planned(graph, 1, [kernel], exact=True, choice=packed_alone)
+    wanted = reference.run(graph, {"x": x})["y"]
+    y = np.empty(wanted.size, np.float32)
+    _native.Engine(encode(program), 1).run([x.reshape(-1)], [y], timed=False)
+    assert (np.abs(y.reshape(wanted.shape) - wanted) <= 4 * EPSILON * magnitude(layer, x)).all()
+    assert by_columns(works[0], kernel) or any(out > extent for out, extent in zip(wanted.shape[2:], size, strict=True))

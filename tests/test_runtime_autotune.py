@@ -93,7 +93,7 @@ def test_a_structured_network_runs_in_the_form_that_was_measured_to_be_faster(mo
     graph = Graph((Input("x", ("batch", 8, 12, 12)),), ("y",), layers)
     is_lowered = lambda steps: any("two.part" in name for step in steps for name in step.layers)
     monkeypatch.setattr(autotune, "runner", lambda program, threads: lambda: [1.0 if is_lowered(program.steps) == (form == "lowered") else 2.0])
-    monkeypatch.setattr(autotune, "times", lambda graph, batch, choice, threads: dict.fromkeys(works(graph, batch, KERNELS, exact=False), 1.0))
+    monkeypatch.setattr(autotune, "times", lambda graph, batch, kernels, exact, choice, threads: dict.fromkeys(works(graph, batch, KERNELS, exact=False), 1.0))
     x = inputs_of(graph, 2)
     for _ in range(2):
         with Session(graph, threads=1, autotune=True) as session:

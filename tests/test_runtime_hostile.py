@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_convert_onnx_layers import CASES, PAIRS, single
+from test_runtime_segments import all_alike
 
 from rsk_deploy.runtime import _native
 from rsk_deploy.runtime.plan import planned
@@ -18,6 +19,11 @@ STEPS = ["conv", "conv 3-d", "linear", "max pool", "activation relu", "prelu", "
 def plan_of(case="conv"):
     *shapes, kind, fields = (CASES | PAIRS)[case]
     return encode(planned(single(kind, fields, *shapes), 2, _native.kernels()))
+
+
+def plan_of_loops(wide=False):
+    *shapes, kind, fields = CASES["conv"]
+    return encode(planned(single(kind, fields, *shapes), 4, _native.kernels(), schedule=all_alike(4 if wide else 1, wide)))
 
 
 def parts(plan):
@@ -86,6 +92,25 @@ DAMAGE = {
     "parameter": (set_int(0, 2**40), "a parameter is out of range"),
 }
 
+DAMAGE_OF_LOOPS = {
+    "no turns": (set_step("turns", 0), "a step has no turns, or more than the input has elements"),
+    "countless turns": (set_step("turns", 2**31), "a step has no turns, or more than the input has elements"),
+    "more turns than images": (set_step("turns", 5, 0), "a tensor leaves its space in a later turn"),
+    "large advance": (set_tensor("advance", 2**62), "a tensor leaves its space in a later turn"),
+    "backwards": (set_tensor("advance", -1), "a tensor leaves its space in a later turn"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE_OF_LOOPS)
+def test_a_plan_with_a_damaged_loop_is_refused_in_a_sentence(case):
+    change, message = DAMAGE_OF_LOOPS[case]
+    plan = plan_of_loops()
+    assert set(parts(plan)[2]["turns"][:2]) == {4}  # the last step hands out
+    _native.Engine(plan, 1)
+    change(*parts(plan))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        _native.Engine(plan, 1)
+
 
 @pytest.mark.parametrize("case", DAMAGE)
 def test_a_damaged_plan_is_refused_in_a_sentence(case):
@@ -112,9 +137,9 @@ def test_a_truncated_plan_is_refused(case):
             _native.Engine(copied(plan, size), 1)
 
 
-@pytest.mark.parametrize("case", STEPS)
+@pytest.mark.parametrize("case", [*STEPS, "in turns", "side by side"])
 def test_a_plan_with_any_bit_flipped_runs_or_is_refused(case):
-    plan, rng = plan_of(case), np.random.default_rng(0)
+    plan, rng = plan_of(case) if case in STEPS else plan_of_loops(case == "side by side"), np.random.default_rng(0)
     sizes = parts(plan)[0]
     ports = plan[HEADER.itemsize + int(sizes["tensors"]) * TENSOR.itemsize + int(sizes["steps"]) * STEP.itemsize :][: 8 * 2].view("<u8")
     for _ in range(300):

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -76,6 +77,7 @@ def test_every_arm_kernel_computes_what_the_obvious_loop_does(emulated, layers):
         name for name in NEON if name.endswith(("/shared", "/unrolled", "/table"))
     }
     assert emulated("native_tests/winograd_test", layers // 5).endswith("\n0 failures\n")
+    assert emulated("native_tests/pool_test") == "2 instruction sets\n"
 
 
 def test_the_arm_encoder_writes_what_the_assembler_does(emulated):
@@ -294,3 +296,28 @@ def test_a_forced_instruction_set_computes_a_whole_network_alone(monkeypatch, is
         outputs, steps = session.run(inputs), session.profile(*inputs.values())
     assert {step.kernel.split("/")[0] for step in steps if step.operation == "conv"} == {isa}
     check_network(graph, inputs, outputs)
+
+
+OTHER_CPU = """if True:
+    import sys, numpy as np
+    from rsk_deploy.runtime import _native
+    from rsk_deploy.runtime.records import aligned
+    print({name.split("/")[0] for name in _native.kernels()} == {"avx2", "portable"})
+    file = np.fromfile(sys.argv[1], np.uint8)
+    plan = aligned(file.size)
+    plan[:] = file
+    try:
+        _native.Engine(plan, 1)
+    except NotImplementedError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="emulates an older x86 on this one")
+def test_a_plan_for_a_newer_cpu_is_refused_by_an_older_one(tmp_path):
+    if shutil.which("qemu-x86_64-static") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("an older CPU is not emulated without: apt-get install qemu-user-static")
+    graph = single(Conv, CASES["conv"][-1], *CASES["conv"][:-2])
+    np.asarray(encode(planned(graph, 1, ["avx512/table"]))).tofile(tmp_path / "plan")
+    printed = run("qemu-x86_64-static", "-cpu", "Haswell", sys.executable, "-c", OTHER_CPU, tmp_path / "plan")
+    assert printed == "True\nthe plan is for another machine: the kernel 'avx512/table' needs avx512\n"

@@ -118,6 +118,11 @@ BAD_INPUTS = {
     "rank": (np.zeros(4, np.float32), "input 'x' has shape (4,); the network reads (batch, 4)"),
     "empty batch": (np.zeros((0, 4), np.float32), "input 'x' has shape (0, 4); the network reads (batch, 4)"),
     "layout": (np.zeros((4, 4), np.float32).T[:, ::1], "input 'x' has strides (4, 16) for shape (4, 4); the network reads C order: numpy.ascontiguousarray(x)"),
+    "backwards": (
+        np.zeros((2, 4), np.float32)[:, ::-1],
+        "input 'x' has strides (16, -4) for shape (2, 4); the network reads C order: numpy.ascontiguousarray(x)",
+    ),
+    "bytes the other way round": (np.zeros((2, 4), ">f4"), "input 'x' holds >f4; the network reads float32. Convert it: x.astype(numpy.float32)"),
     "list": ([[0.0] * 4], "input 'x' is a list; the network reads a float32 array"),
 }
 
@@ -133,6 +138,8 @@ def test_a_wrong_input_is_refused_in_a_sentence(case):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
+        (None, "run takes arrays by name, not a NoneType; the network reads x (batch, 4)"),
+        ([np.zeros((1, 4), np.float32)], "run takes arrays by name, not a list; the network reads x (batch, 4)"),
         ({}, "input 'x' is missing; the network reads x (batch, 4)"),
         ({"x": np.zeros((1, 4), np.float32), "z": 0}, "unknown input 'z'; the network reads x (batch, 4)"),
     ],
@@ -180,11 +187,14 @@ def test_an_output_that_is_another_reshaped_is_handed_out_too(outputs):
         assert name not in outputs or np.array_equal(found[name], want)
 
 
-def test_a_torch_tensor_goes_in_without_a_copy():
+def test_arrays_and_tensors_go_in_without_a_copy():
     import torch
 
+    entry, x, tensor = fixed().inputs[0], floats(2, 4), torch.ones(2, 4)
+    assert session_module.checked(entry, x) is x
+    assert session_module.checked(entry, tensor).ctypes.data == tensor.data_ptr()
     with Session(fixed()) as session:
-        assert session(torch.ones(2, 4)).shape == (2, 3)
+        assert np.array_equal(session(tensor), session(tensor.numpy()))
 
 
 def test_a_closed_session_says_so():
@@ -193,6 +203,20 @@ def test_a_closed_session_says_so():
     for call in (lambda: session(np.zeros((1, 4), np.float32)), lambda: session.profile(np.zeros((1, 4), np.float32)), session.memory):
         with pytest.raises(UsageError, match="the session is closed; make a new one"):
             call()
+
+
+def test_a_session_that_is_closed_while_it_plans_keeps_nothing(graph, monkeypatch):
+    session = Session(graph, threads=1)
+    prepare = session._prepare
+
+    def closing(batch):
+        prepared = prepare(batch)
+        session.close()
+        return prepared
+
+    monkeypatch.setattr(session, "_prepare", closing)
+    session.run(inputs_of(graph, 1))
+    assert not session._plans
 
 
 def test_integer_inputs_are_refused():
@@ -297,6 +321,28 @@ def test_memory_tells_what_each_kernel_takes(graph):
     assert 0 < sum(memory.by_kernel.values()) <= memory.weights + memory.code
 
 
+def test_a_fork_plans_though_another_thread_was_planning(shared_work, tmp_path):
+    rsk.save(shared_work, tmp_path / "net.rsk")
+    script = """if True:
+        import os, signal, sys, threading, time, numpy as np, rsk_deploy as rsk
+        session = rsk.Session(sys.argv[1], threads=2)
+        prepare, begun, go_on = session._prepare, threading.Event(), threading.Event()
+        session._prepare = lambda batch: (begun.set(), go_on.wait(), prepare(batch))[-1]
+        planning = threading.Thread(target=lambda: session(np.ones((1, 32, 40, 40), np.float32)))
+        planning.start()
+        begun.wait()
+        child = os.fork()
+        go_on.set()
+        if child == 0:
+            signal.alarm(30)
+            os._exit(session(np.ones((2, 32, 40, 40), np.float32)).shape[0] != 2)
+        planning.join()
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    result = subprocess.run([sys.executable, "-c", script, str(tmp_path / "net.rsk")], capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
 LITTLE_MEMORY = """if True:
     import resource, numpy as np, rsk_deploy as rsk
     from rsk_deploy.ir import Activation, Graph, Input
@@ -315,7 +361,7 @@ LITTLE_MEMORY = """if True:
 
 def test_a_lack_of_memory_is_a_sentence_and_smaller_batches_still_run():
     result = subprocess.run([sys.executable, "-c", LITTLE_MEMORY], capture_output=True, text=True, check=True, timeout=60)
-    assert result.stdout == "UsageError there is not enough memory for a run of batch 64; give smaller batches, or free some\n(1, 1048576)\n"
+    assert result.stdout == "UsageError there is not enough memory for a run of batch 64; give smaller batches or fewer threads, or free some\n(1, 1048576)\n"
 
 
 FORBIDDEN = """if True:

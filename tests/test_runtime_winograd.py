@@ -89,6 +89,7 @@ UNSUITED = {
     "stride": (16, {"stride": (1, 2)}),
     "dilation": (16, {"dilation": (2, 2)}),
     "wide pads": (16, {"pads": (2, 1, 1, 1)}),
+    "few nonzeros": (16, {"density": 0.2}),
 }
 
 
@@ -103,7 +104,7 @@ def test_a_layer_that_the_transform_cannot_do_falls_back_and_says_so(forced, cas
         np.testing.assert_allclose(session.run(x)["y"], reference.run(graph, x)["y"], rtol=0, atol=1e-4)
     assert step.kernel != forced
     assert step.kernel.split("/")[0] == forced.split("/")[0]
-    assert step.reason.startswith("Winograd takes 3×3 layers of stride 1, with at least 16 input channels and no pad above 1, alone; ")
+    assert step.reason.startswith("Winograd takes 3×3 layers of stride 1, with at least 16 input channels, 30 % nonzeros and no pad above 1, alone; ")
 
 
 def test_what_is_not_finite_stays_within_the_tiles_that_read_it(forced):

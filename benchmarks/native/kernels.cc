@@ -18,6 +18,7 @@
 #include "conv.h"
 #include "cpu.h"
 #include "memory.h"
+#include "ops/panel.h"
 #include "peak.h"
 
 namespace rsk {
@@ -91,42 +92,59 @@ Layer make_layer(const Shape& shape, const std::string& mask, uint32_t seed) {
   return layer;
 }
 
-// The input in padded planes (one shared halo column), and where positions lie.
+// The input in padded planes (one shared halo column), packed to a panel or not, and where positions lie.
 struct Map {
   Shape shape;
   uint32_t vectors;
-  bool panel, by_rows;  // by rows: tiles start where rows do, and no lane is lost
+  bool packed, columns, by_rows;  // by rows: tiles start where rows do, and no lane is lost
   uint32_t pitch, front, plane, positions, tiles;
   std::vector<int32_t> offsets;
-  Memory input, output, packed;
+  std::vector<uint8_t> reach;
+  Memory input, output, scratch;
+  Panel panel;
+  Pack pack;
   std::vector<uint64_t> keep;
 
-  Map(const Shape& the_shape, uint32_t the_vectors, bool the_panel) : shape(the_shape), vectors(the_vectors), panel(the_panel) {
-    const uint32_t size = shape.size, width = 16 * vectors;
+  Map(const Shape& the_shape, uint32_t the_vectors, bool the_packed, const Row& row)
+      : shape(the_shape), vectors(the_vectors), packed(the_packed), columns(packed && std::strstr(row.name, "unrolled") != nullptr), pack(pack_of(row.isa)) {
+    const uint32_t size = shape.size, width = 16 * vectors, rows = shape.channels * 9;
     pitch = size % 16 == 0 ? size + 16 : size + 1;
     front = (pitch + 15) / 16 * 16 + 1;
     plane = (front + (size + 1) * pitch + 15) / 16 * 16;
-    by_rows = !panel && size % width == 0;
-    positions = panel || by_rows ? size * size : size * pitch - 1;
+    by_rows = !packed && size % width == 0;
+    positions = packed || by_rows ? size * size : size * pitch - 1;
     tiles = (positions + width - 1) / width;
-    for (uint32_t row = 0; row < shape.channels * 9; ++row) {
-      const uint32_t tap = front - pitch - 1 + row % 9 / 3 * pitch + row % 3;
-      offsets.push_back(static_cast<int32_t>(panel ? (row / 9 * 3 + row % 3) * panel_plane() + row % 9 / 3 * size : row / 9 * plane + tap));
+    for (uint32_t row = 0; row < rows; ++row) {
+      offsets.push_back(static_cast<int32_t>(row / 9 * plane + front - pitch - 1 + row % 9 / 3 * pitch + row % 3));
     }
     input = room(size_t{shape.channels} * plane + 4 * width + 16);
     output = room(size_t{shape.channels} * stride() + 4 * width);
-    if (panel) packed = room(size_t{3} * shape.channels * panel_plane() + 4 * width + 16);  // what the last piece copies too much
     for (uint32_t channel = 0; channel < shape.channels; ++channel) {
-      for (uint32_t y = 1; y <= size; ++y) {
-        for (uint32_t x = 1; x <= size; ++x)
-          input.floats()[size_t{channel} * plane + front - pitch - 1 + y * pitch + x] = static_cast<float>((channel + x * y) % 7) * 0.1F;
+      for (uint32_t y = 0; y < size; ++y) {
+        for (uint32_t x = 0; x < size; ++x) inside()[size_t{channel} * plane + y * pitch + x] = static_cast<float>((channel + (x + 1) * (y + 1)) % 7) * 0.1F;
       }
+    }
+    if (packed) {
+      const ConvAxis along{3, 1, 1, 1, size, size};
+      const Tensor x{Space::kArena, 0, 5, 0, front, int64_t{shape.channels} * plane - front, 0, {1, shape.channels, 1, size, size}, {0, plane, 0, pitch, 1}};
+      const std::array<ConvAxis, 3> axes = {ConvAxis{1, 1, 0, 1, 1, 1}, along, along};
+      const std::vector<bool> used(rows, true);
+      if (columns) {
+        auto made = make_columns(x, axes, used);
+        panel = std::move(made.panel);
+        offsets = std::move(made.offsets);
+      } else {
+        panel = Panel(x, axes, width, used);
+        offsets = panel.offsets();
+        reach = panel.reach();
+      }
+      scratch = room((columns ? 1 : tiles) * static_cast<size_t>(panel.floats_of_tile()) + 4 * width);
     }
     for (uint32_t tile = 0; tile < tiles; ++tile) {
       uint64_t bits = 0;
       for (uint32_t i = 0; i < width; ++i) {
         const uint32_t position = tile * width + i;
-        const bool real = position < positions && (panel || by_rows || position % pitch < size);
+        const bool real = position < positions && (packed || by_rows || position % pitch < size);
         bits |= uint64_t{real} << i;
       }
       keep.push_back(bits);
@@ -135,44 +153,30 @@ struct Map {
 
   // On huge pages, as in an arena.
   static Memory room(size_t floats) { return Memory(std::max(floats * sizeof(float), size_t{4} << 20)); }
-  uint32_t panel_plane() const { return ((shape.size + 2) * shape.size + 15) / 16 * 16; }
+  float* inside() const { return input.floats() + front; }
   size_t position_of(uint32_t tile) const {
     const uint32_t position = tile * 16 * vectors;
     return by_rows ? size_t{position} / shape.size * pitch + position % shape.size : position;
   }
   size_t stride() const { return std::max<size_t>(plane, size_t{tiles} * 16 * vectors + 16); }
 
-  // A plane for each channel and column of taps, rows without a gap between them; a row is copied by the vector, and the next
-  // one overwrites what was too much.
-  void pack() const {
-    float* to = packed.floats();
-    for (uint32_t channel = 0; channel < shape.channels; ++channel) {
-      for (uint32_t column = 0; column < 3; ++column) {
-        const float* from = input.floats() + size_t{channel} * plane + front - pitch - 1 + column;
-        float* start = to;
-        for (uint32_t row = 0; row < shape.size + 2; ++row, from += pitch, to += shape.size) std::memcpy(to, from, 16 * sizeof(float));
-        to = start + panel_plane();
-      }
-    }
-  }
-
   void run(const ConvKernel& kernel) const {
-    const auto tile_at = [&](uint32_t tile) {
-      return Tile{panel ? packed.floats() + size_t{tile} * 16 * vectors : input.floats() + position_of(tile),
-                  output.floats() + position_of(tile),
-                  stride(),
-                  nullptr,
-                  0,
-                  keep[tile]};
-    };
     std::vector<Tile> all;
-    if (panel) pack();
-    for (uint32_t tile = 0; tile < tiles; ++tile) all.push_back(tile_at(tile));
-    constexpr size_t kTogether = 64;  // as ops/conv.cc does
+    for (uint32_t tile = 0; tile < tiles; ++tile) {
+      const float* x = columns  ? scratch.floats() + position_of(tile)
+                       : packed ? scratch.floats() + tile * static_cast<size_t>(panel.floats_of_tile())
+                                : input.floats() + position_of(tile);
+      all.push_back({x, output.floats() + position_of(tile), stride(), nullptr, 0, keep[tile]});
+    }
+    constexpr uint32_t kChannels = 64, kTogether = 64;  // as ops/conv.cc does
+    for (uint32_t first = 0; packed && first < shape.channels; first += kChannels) {
+      panel.pack(pack, inside(), 0, columns ? 1 : tiles, first, std::min(shape.channels, first + kChannels), scratch.floats());
+    }
+    kernel.fetch(0);
     const size_t parts = (all.size() + kTogether - 1) / kTogether;
     for (size_t part = 0; part < parts; ++part) {
       const size_t first = all.size() * part / parts, last = all.size() * (part + 1) / parts;
-      for (uint32_t block = 0; block < kernel.blocks(); ++block) kernel.run_all(std::span(all).subspan(first, last - first), block);
+      kernel.run_blocks(std::span(all).subspan(first, last - first), 0, kernel.blocks());
     }
   }
 };
@@ -201,26 +205,24 @@ void measure(const Shape& shape, const std::string& mask, const Row& row, bool c
   for (const bool panel : {false, true}) {
     for (const uint32_t vectors : {1U, 2U, 3U, 4U}) {
       if (panel ? shape.size > 16 || (vectors - 1) * 16 >= shape.size * shape.size : shape.size < 7) continue;
-      const Map map(shape, vectors, panel);
+      char label[96];
+      std::snprintf(label, sizeof label, "%3u@%-2u %-8s %-16s %s x%u%s", shape.channels, shape.size, mask.c_str(), row.name, panel ? "panel " : "planes",
+                    vectors, cold ? " cold" : "");
+      if (std::string(label).find(only) == std::string::npos) continue;
+      const Map map(shape, vectors, panel, row);
       std::vector<std::unique_ptr<ConvKernel>> kernels;
       size_t bytes = 0, nonzeros = 0;
       do {
         const Layer layer = make_layer(shape, mask, static_cast<uint32_t>(kernels.size()));
         nonzeros = layer.values.size();
-        auto kernel = row.make({{shape.channels, shape.channels * 9, layer.start.data(), layer.columns.data(), layer.values.data()},
-                                map.offsets.data(),
-                                {},
-                                vectors,
-                                0,
-                                map.tiles});
+        ConvRequest request{
+            {shape.channels, shape.channels * 9, layer.start.data(), layer.columns.data(), layer.values.data()}, map.offsets.data(), {}, vectors, 0, map.tiles};
+        if (!map.reach.empty()) request.reach = map.reach.data();
+        auto kernel = row.make(request);
         if (kernel == nullptr) return;
         bytes += kernel->weight_bytes() + kernel->code_bytes();
         kernels.push_back(std::move(kernel));
       } while (cold && bytes < (size_t{96} << 20));
-      char label[96];
-      std::snprintf(label, sizeof label, "%3u@%-2u %-8s %-16s %s x%u%s", shape.channels, shape.size, mask.c_str(), row.name, panel ? "panel " : "planes",
-                    vectors, cold ? " cold" : "");
-      if (std::string(label).find(only) == std::string::npos) continue;
       const auto [time, peak] = speed_of(map, kernels, row.isa == Isa::kAvx512 ? peak_avx512 : peak_avx2);
       const double rate = static_cast<double>(nonzeros) * shape.size * shape.size / time;
       std::printf("%s %8.1f us %6.1f GMAC/s %5.1f %%\n", label, time * 1e6, rate / 1e9, 100 * rate / peak);

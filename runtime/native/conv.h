@@ -3,7 +3,8 @@
 //   out[f][p] = epilogue(f, Σ_k w[f][k] · x[offset[k] + p])      f: filter, k: (channel, tap), p: position
 //
 // Row k of the input is a run of consecutive positions that starts at x + offset[k]. With planes that have a halo the offsets
-// are channel·plane + dy·pitch + dx (nothing is copied); with a packed panel they are k·width of the panel.
+// are channel·plane + dy·pitch + dx (nothing is copied); with a packed panel they are k·width of the panel, or,
+// where the taps of a column share a copy, some rows of it apart.
 #pragma once
 
 #include <cstddef>
@@ -55,6 +56,13 @@ class ConvKernel {
   virtual void run_all(std::span<const Tile> tiles, uint32_t block) const {
     for (const Tile& tile : tiles) run(tile, block);
   }
+  // The same for the blocks [first, last), which may share what they read.
+  virtual void run_blocks(std::span<const Tile> tiles, uint32_t first, uint32_t last) const {
+    for (uint32_t block = first; block < last; ++block) run_all(tiles, block);
+  }
+
+  // Told before a run begins with a block: asks for what it reads first, all at once.
+  virtual void fetch(uint32_t /*block*/) const {}
   virtual uint32_t blocks() const = 0;
   virtual size_t weight_bytes() const = 0;  // what it keeps in memory for weights and index
   virtual size_t code_bytes() const { return 0; }
@@ -69,6 +77,7 @@ struct ConvRequest {
   int32_t phase = -1;              // how many floats behind a multiple of 64 bytes the `x` of every tile is; -1: not all alike
   uint32_t tiles = 16;             // about as many as run_all() gets
   bool generate_code = true;       // false where pages must not become executable
+  const uint8_t* reach = nullptr;  // of each row, after how many vectors all tiles hold but zeros; null: none known
   const char** refusal = nullptr;  // where `make` says why it returns null
 };
 

@@ -11,7 +11,7 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "the plan is little-endian");
 
-constexpr std::array<char, 8> kMagic = {'R', 'S', 'K', 'P', 'L', 'A', 'N', '1'};
+constexpr std::array<char, 8> kMagic = {'R', 'S', 'K', 'P', 'L', 'A', 'N', '2'};
 constexpr uint64_t kMaxFloats = uint64_t{1} << 36;
 constexpr size_t kAlignment = 64;
 
@@ -23,7 +23,7 @@ struct Header {
   uint64_t blob_at;
 };
 static_assert(sizeof(Header) == 56);
-static_assert(sizeof(Tensor) == 168 && sizeof(StepRecord) == 280);
+static_assert(sizeof(Tensor) == 176 && sizeof(StepRecord) == 288);
 
 // Reads records one after the other and refuses to pass the end.
 class Reader {
@@ -90,28 +90,26 @@ Plan::Plan(const void* data, size_t bytes) {
 
 std::span<const float> Plan::constants() const { return {reinterpret_cast<const float*>(blob_), static_cast<size_t>(constant_floats_)}; }
 
-void Plan::check(const Tensor& tensor) const {
-  expect(tensor.rank <= kMaxRank, "a tensor has too many axes");
-  uint64_t room = 0;
+int64_t Plan::room(const Tensor& tensor) const {
   switch (tensor.space) {
     case Space::kArena:
-      room = arena_floats_;
-      break;
+      return static_cast<int64_t>(arena_floats_);
     case Space::kConstant:
-      room = constant_floats_;
-      break;
+      return static_cast<int64_t>(constant_floats_);
     case Space::kInput:
       expect(tensor.index < inputs_, "a tensor names no input");
-      room = ports_[tensor.index];
-      break;
+      return static_cast<int64_t>(ports_[tensor.index]);
     case Space::kOutput:
       expect(tensor.index < ports_.size() - inputs_, "a tensor names no output");
-      room = ports_[inputs_ + tensor.index];
-      break;
-    default:
-      expect(false, "a tensor lies in no space");
+      return static_cast<int64_t>(ports_[inputs_ + tensor.index]);
   }
-  const auto limit = static_cast<int64_t>(room);
+  expect(false, "a tensor lies in no space");
+  return 0;
+}
+
+void Plan::check(const Tensor& tensor) const {
+  expect(tensor.rank <= kMaxRank, "a tensor has too many axes");
+  const int64_t limit = room(tensor);
   expect(tensor.offset >= 0 && tensor.offset <= limit && tensor.before >= 0 && tensor.before <= tensor.offset, "a tensor begins outside its space");
   expect(tensor.after >= 1 && tensor.after <= limit - tensor.offset, "a tensor ends outside its space");
   int64_t count = 1, last = 0;
@@ -133,6 +131,14 @@ void Plan::check(const StepRecord& step) const {
   const auto count = static_cast<int64_t>(tensors_.size());
   for (int32_t input : step.inputs) expect(input >= -1 && input < count, "a step reads no tensor");
   expect(step.output >= 0 && step.output < count, "a step writes no tensor");
+  expect(step.turns == 1 || (step.turns > 1 && inputs_ > 0 && step.turns <= ports_[0]), "a step has no turns, or more than the input has elements");
+  for (size_t number = 0; number <= step.inputs.size(); ++number) {
+    const bool is_output = number == step.inputs.size();
+    if (!is_output && !has_input(step, number)) continue;
+    const Tensor& tensor = is_output ? output(step) : input(step, number);
+    const int64_t left = room(tensor) - tensor.offset - tensor.after, more = static_cast<int64_t>(step.turns) - 1;
+    expect(tensor.advance >= 0 && (more == 0 || tensor.advance <= left / more), "a tensor leaves its space in a later turn");
+  }
   const Tensor& out = output(step);
   expect(out.space == Space::kArena || out.space == Space::kOutput, "a step writes what is read-only");
   expect(out.elements() <= out.after, "a step writes to overlapping elements");

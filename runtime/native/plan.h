@@ -20,12 +20,12 @@ enum class Space : uint32_t { kArena, kInput, kOutput, kConstant };
 enum class Op : uint32_t { kConv, kLinear, kPool, kUnary, kBinary, kScale, kReduce, kSoftmax, kNorm, kLrn, kMatMul, kCopy, kTake, kBlend, kCount };
 
 // A strided view. Every element lies in [offset - before, offset + after) of its space, which a step may read or, in a
-// step's output, overwrite with zeros around the elements.
+// step's output, overwrite with zeros around the elements. In a step of several turns it moves on by `advance` each turn.
 struct Tensor {
   Space space;
   uint32_t index;  // which input or output
   uint32_t rank;
-  int64_t offset, before, after;
+  int64_t offset, before, after, advance;
   std::array<int64_t, kMaxRank> dims, strides;
 
   int64_t elements() const;
@@ -36,6 +36,7 @@ struct Span {
   uint64_t at, bytes;
 };
 
+// Consecutive steps of one loop run `turns` times: all of them for the first images, then all of them for the next.
 struct StepRecord {
   Op op;
   uint32_t kind;
@@ -44,6 +45,7 @@ struct StepRecord {
   uint32_t activation;
   std::array<float, 4> floats;
   std::array<char, 24> kernel;
+  uint32_t loop, turns;
   std::array<int64_t, 16> ints;
   std::array<Span, 5> blobs;
 };
@@ -70,6 +72,7 @@ class Plan {
   }
 
  private:
+  int64_t room(const Tensor& tensor) const;  // floats of its space
   void check(const Tensor& tensor) const;
   void check(const StepRecord& step) const;
 

@@ -32,14 +32,23 @@ void wait_while(const std::atomic<Value>& atomic, Value old) {
 
 Pool::Pool(uint32_t threads) : unclaimed_(threads), process_(getpid()) {
   workers_.reserve(threads - 1);
-  for (uint32_t lane = 1; lane < threads; ++lane) workers_.emplace_back([this, lane] { work(lane); });
+  try {
+    for (uint32_t lane = 1; lane < threads; ++lane) workers_.emplace_back([this, lane] { work(lane); });
+  } catch (...) {  // the system has no more threads
+    stop();
+    throw;
+  }
 }
 
 Pool::~Pool() {
-  if (getpid() != process_) {  // a fork has this memory, and none of its threads
-    for (auto& worker : workers_) worker.detach();
+  if (getpid() != process_) {  // a fork has none of these threads; its own may have their names by now, so these are kept for ever
+    new std::vector<std::thread>(std::move(workers_));
     return;
   }
+  stop();
+}
+
+void Pool::stop() {
   stop_.store(true, std::memory_order_relaxed);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();

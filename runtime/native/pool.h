@@ -35,6 +35,7 @@ class Pool {
   using Call = void (*)(const void* task, size_t first, size_t last);
   void run(size_t count, Call call, const void* task);
   void work(uint32_t lane);
+  void stop();
   void help(uint32_t lane);
   uint32_t end_of(uint32_t lane) const { return static_cast<uint32_t>(uint64_t{pieces_} * (lane + 1) / threads()); }
 

@@ -27,7 +27,7 @@ typedef struct rsk_memory {
   uint64_t contexts;     // how many runs have been in flight at once; each has its own arena and scratch
 } rsk_memory;
 
-// Builds a session from one plan, which is checked completely and may be freed afterwards.
+// Builds a session from one plan, which starts at a multiple of 64 bytes, is checked completely and may be freed afterwards.
 enum rsk_status rsk_create(const void* plan, size_t bytes, uint32_t threads, rsk_session** session, char* message, size_t room);
 void rsk_destroy(rsk_session* session);
 

@@ -57,6 +57,7 @@ rsk_session::rsk_session(const rsk::Plan& plan, uint32_t threads)
       pool_(std::clamp(threads, uint32_t{1}, kMaxThreads)) {
   std::copy(plan.constants().begin(), plan.constants().end(), constants_.floats());
   make_steps(plan);
+  make_loops(plan.steps());
   size_t scratch = 0;
   for (const auto& step : steps_) scratch = std::max(scratch, step->scratch_floats());
   rsk::expect(scratch <= kMaxScratchFloats, "the plan asks for too much memory");
@@ -82,6 +83,14 @@ void rsk_session::make_steps(const rsk::Plan& plan) {
   }
 }
 
+void rsk_session::make_loops(const std::vector<rsk::StepRecord>& records) {
+  for (size_t first = 0, last = 0; first < records.size(); first = last) {
+    const rsk::StepRecord& record = records[first];
+    while (last < records.size() && records[last].loop == record.loop && records[last].turns == record.turns) ++last;
+    loops_.push_back({first, last, record.turns});
+  }
+}
+
 std::unique_ptr<rsk_session::Workspace> rsk_session::take() {
   const std::lock_guard lock(mutex_);
   if (!idle_.empty()) {
@@ -102,11 +111,16 @@ void rsk_session::put_back(std::unique_ptr<Workspace> workspace) {
 void rsk_session::run(const float* const* inputs, float* const* outputs, double* microseconds) {
   using Clock = std::chrono::steady_clock;
   auto workspace = take();
-  const rsk::Context context{workspace->arena.floats(), constants_.floats(), inputs, outputs, workspace->scratch.floats(), &pool_};
-  for (size_t step = 0; step < steps_.size(); ++step) {
-    const auto start = microseconds != nullptr ? Clock::now() : Clock::time_point{};
-    steps_[step]->run(context);
-    if (microseconds != nullptr) microseconds[step] = std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+  rsk::Context context{workspace->arena.floats(), constants_.floats(), inputs, outputs, workspace->scratch.floats(), &pool_};
+  if (microseconds != nullptr) std::fill_n(microseconds, steps_.size(), 0.0);
+  for (const Loop& loop : loops_) {
+    for (context.turn = 0; context.turn < loop.turns; ++context.turn) {
+      for (size_t step = loop.first; step < loop.last; ++step) {
+        const auto start = microseconds != nullptr ? Clock::now() : Clock::time_point{};
+        steps_[step]->run(context);
+        if (microseconds != nullptr) microseconds[step] += std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+      }
+    }
   }
   put_back(std::move(workspace));
 }

@@ -25,7 +25,12 @@ struct rsk_session {
   struct Workspace {
     rsk::Memory arena, scratch;
   };
+  struct Loop {
+    size_t first, last;
+    int64_t turns;
+  };
   void make_steps(const rsk::Plan& plan);
+  void make_loops(const std::vector<rsk::StepRecord>& records);
   std::unique_ptr<Workspace> take();
   void put_back(std::unique_ptr<Workspace> workspace);
 
@@ -33,6 +38,7 @@ struct rsk_session {
   size_t arena_bytes_, scratch_bytes_ = 0;
   rsk::Memory constants_;
   std::vector<rsk::StepPointer> steps_;
+  std::vector<Loop> loops_;
   rsk::Pool pool_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Workspace>> idle_;

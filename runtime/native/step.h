@@ -19,21 +19,15 @@ struct Context {
   float* const* outputs;
   float* scratch;
   Pool* pool;
+  int64_t turn = 0;
 
   const float* at(const Tensor& tensor) const {
-    switch (tensor.space) {
-      case Space::kInput:
-        return inputs[tensor.index] + tensor.offset;
-      case Space::kOutput:
-        return outputs[tensor.index] + tensor.offset;
-      case Space::kConstant:
-        return constants + tensor.offset;
-      case Space::kArena:
-        break;
-    }
-    return arena + tensor.offset;
+    if (tensor.space == Space::kInput) return inputs[tensor.index] + place(tensor);
+    if (tensor.space == Space::kConstant) return constants + place(tensor);
+    return out(tensor);
   }
-  float* out(const Tensor& tensor) const { return (tensor.space == Space::kOutput ? outputs[tensor.index] : arena) + tensor.offset; }
+  float* out(const Tensor& tensor) const { return (tensor.space == Space::kOutput ? outputs[tensor.index] : arena) + place(tensor); }
+  int64_t place(const Tensor& tensor) const { return tensor.offset + turn * tensor.advance; }
 };
 
 class Step {

@@ -42,7 +42,7 @@ class Forms {
   void add(std::string text, Emit emit) {
     Assembler assembler;
     emit(assembler);
-    list.push_back({std::move(text), assembler.code()});
+    list.push_back({std::move(text), {assembler.code().begin(), assembler.code().end()}});
   }
 
   void memory512(int r, Address at) {

@@ -5,6 +5,9 @@ namespace rsk {
 
 namespace {
 
+// Room for most layers: a vector that grows is copied several times, onto new pages.
+constexpr size_t kCodeBytes = 12, kMoreWeights = 8;
+
 struct Target {
   Isa isa;
   RegisterTile (*tile)(const UnrolledRequest&);
@@ -29,6 +32,9 @@ UnrolledLayer unrolled_layer(const UnrolledRequest& request, Isa isa) {
   for (const Target& target : kTargets) {
     if (target.isa != isa) continue;
     layer.tile = target.tile(request);
+    const size_t nonzeros = request.matrix.start[request.matrix.filters];
+    layer.generated.code.reserve(nonzeros * kCodeBytes);
+    layer.generated.weights.reserve(nonzeros + nonzeros / kMoreWeights);
     const uint32_t blocks = (request.matrix.filters + layer.tile.filters - 1) / layer.tile.filters;
     for (uint32_t number = 0; number < blocks; ++number) {
       const auto [first, last] = share_of(request.matrix.filters, blocks, number);

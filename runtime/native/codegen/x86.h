@@ -4,6 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <span>
 #include <vector>
 
 namespace rsk::x86 {
@@ -18,8 +20,8 @@ struct Address {
 // Appends instructions to a buffer. Vector registers are 0–31 in 512-bit forms, 0–15 in 256-bit forms.
 class Assembler {
  public:
-  const std::vector<uint8_t>& code() const { return code_; }
-  size_t size() const { return code_.size(); }
+  std::span<const uint8_t> code() const { return {code_.data(), size_}; }
+  size_t size() const { return size_; }
 
   // 512 bits, EVEX
   void load512(int target, Address from);                       // vmovups zmm, [m]
@@ -60,16 +62,25 @@ class Assembler {
   void leave();                            // vzeroupper; ret
 
  private:
-  void byte(int value) { code_.push_back(static_cast<uint8_t>(value)); }
-  void word(int32_t value);
-  void memory(int reg, Address at, int unit);
+  // The lowest bytes of a value at once: bytes one by one take most of the time of generating.
+  void bytes(uint64_t value, size_t count) {
+    if (size_ + sizeof value > code_.size()) code_.resize(2 * code_.size() + kRoom);
+    std::memcpy(code_.data() + size_, &value, sizeof value);
+    size_ += count;
+  }
+  void byte(int value) { bytes(static_cast<uint64_t>(value), 1); }
+  void word(int32_t value) { bytes(static_cast<uint32_t>(value), 4); }
+  template <int kUnit>
+  void memory(int reg, Address at);
   void registers(int reg, int rm) { byte(0xC0 | (reg & 7) << 3 | (rm & 7)); }
 
   struct Evex;
-  void evex(const Evex& form, int reg, int second, int rm);
-  void vex(int map, int prefix, int reg, int second, int rm);
+  void evex(const Evex& form, int opcode, int reg, int second, int rm);
+  void vex(int map, int prefix, int opcode, int reg, int second, int rm);
 
-  std::vector<uint8_t> code_;
+  static constexpr size_t kRoom = 4096;
+  std::vector<uint8_t> code_;  // and room behind it
+  size_t size_ = 0;
 };
 
 }  // namespace rsk::x86

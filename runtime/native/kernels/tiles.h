@@ -16,9 +16,10 @@ struct alignas(16) TableGroup {
   uint16_t rows[kSize];
 };
 
-// Filters whose sums are in registers together, for `groups` groups: that hides the latency of a multiply-add.
+// Filters whose sums are in registers together, for `groups` groups: that hides the latency of a multiply-add. Then `shorts` groups
+// of rows that are zero in a tile's last vector, which is left out.
 struct TableBundle {
-  uint16_t groups;
+  uint16_t groups, shorts;
   uint16_t filters[TableGroup::kSize];  // numbers of sums
 };
 

@@ -4,6 +4,10 @@
 
 #include "tiles.h"
 
+#if RSK_LANES > 4
+#include <immintrin.h>
+#endif
+
 namespace rsk {
 
 namespace {
@@ -98,11 +102,12 @@ struct Weights {
 // The first that is not below `least`.
 constexpr uint32_t power_of_two(uint32_t least) { return least <= 1 ? 1 : 2 * power_of_two((least + 1) / 2); }
 
-// FMAs of one sum wait four cycles for each other: for two pipes eight sums, for NEON's four sixteen.
+// FMAs of one sum wait four cycles for each other: for two pipes eight sums or more, for NEON's four sixteen.
 template <uint32_t kVectors>
 constexpr uint32_t bundled_filters() {
-  constexpr uint32_t kRegisters = kVectors * kParts, kWanted = RSK_REGISTERS == 32 && kLanes == 4 ? 16 : 8;
-  return power_of_two((kWanted + kRegisters - 1) / kRegisters);
+  constexpr uint32_t kRegisters = kVectors * kParts, kWanted = kLanes == 16 ? 12 : kLanes == 4 && RSK_REGISTERS == 32 ? 16 : 8;
+  constexpr uint32_t kFilters = power_of_two((kWanted + kRegisters - 1) / kRegisters);
+  return kFilters < TableGroup::kSize ? kFilters : TableGroup::kSize;
 }
 
 // Of a tile of kVectors, the first kUsed: a map's last tile is seldom full.
@@ -112,12 +117,21 @@ struct Sums {
   static constexpr uint32_t kSets = kFilters * kRegisters <= 2 ? 4 : kFilters * kRegisters <= 4 ? 2 : 1;
   Floats part[kFilters * kSets][kRegisters] = {};
 
-  template <int kLane>
-  inline __attribute__((always_inline)) void add(const float* x, const Weights& weights, const Rows& rows) {
+  // A group's products with the first `kCount` vectors.
+  template <uint32_t kCount>
+  inline __attribute__((always_inline)) void add(const float* x, const TableGroup& group, const Rows& rows) {
+    const Weights weights(group);
+    add_lane<kCount, 0>(x, weights, rows), add_lane<kCount, 1>(x, weights, rows), add_lane<kCount, 2>(x, weights, rows);
+    add_lane<kCount, 3>(x, weights, rows), add_lane<kCount, 4>(x, weights, rows), add_lane<kCount, 5>(x, weights, rows);
+    add_lane<kCount, 6>(x, weights, rows), add_lane<kCount, 7>(x, weights, rows);
+  }
+
+  template <uint32_t kCount, int kLane>
+  inline __attribute__((always_inline)) void add_lane(const float* x, const Weights& weights, const Rows& rows) {
     const Floats factor = weights.template get<kLane>();
     const float* from = x + static_cast<uint16_t>(rows.four[kLane / 4] >> kLane % 4 * 16);
 #pragma GCC unroll 16
-    for (uint32_t i = 0; i < kRegisters; ++i) part[kLane % (kFilters * kSets)][i] += factor * load(from + kLanes * i);
+    for (uint32_t i = 0; i < kCount * kParts; ++i) part[kLane % (kFilters * kSets)][i] += factor * load(from + kLanes * i);
   }
 
   inline __attribute__((always_inline)) void add_to(const TableBundle& bundle, float* sums) const {
@@ -139,19 +153,19 @@ struct Sums {
 
 template <uint32_t kVectors, uint32_t kUsed>
 const TableGroup* table_tile(const float* x, const TableGroup* groups, const TableBundle* bundles, size_t count, float* sums) {
-  constexpr size_t kAhead = 8192;  // bytes; 512@4², 4 of 9, weights from memory: 265 µs, with 4096 270, 2048 330, 1024 380
+  constexpr size_t kAhead = kVectors == 1 ? 8192 : 4096;  // bytes; 512@4², 4 of 9, weights from memory: 265 µs, with 4096 270, 2048 330, 1024 380
+  constexpr uint32_t kShort = kUsed < kVectors || kVectors == 1 ? kUsed : kVectors - 1;
   Rows next = rows_of(*groups);
+  const auto advance = [&] {
+    const Rows rows = next;
+    next = rows_of(groups[1]);  // long before it is needed: rows that arrive late leave load slots empty
+    __builtin_prefetch(reinterpret_cast<const char*>(groups) + kAhead);
+    return rows;
+  };
   for (const TableBundle* last = bundles + count; bundles != last; ++bundles) {
     Sums<kVectors, kUsed> sum;
-    for (const TableGroup* end = groups + bundles->groups; groups != end; ++groups) {
-      const Rows rows = next;
-      next = rows_of(groups[1]);  // long before it is needed: rows that arrive late leave load slots empty
-      __builtin_prefetch(reinterpret_cast<const char*>(groups) + kAhead);
-      const Weights weights(*groups);
-      sum.template add<0>(x, weights, rows), sum.template add<1>(x, weights, rows), sum.template add<2>(x, weights, rows);
-      sum.template add<3>(x, weights, rows), sum.template add<4>(x, weights, rows), sum.template add<5>(x, weights, rows);
-      sum.template add<6>(x, weights, rows), sum.template add<7>(x, weights, rows);
-    }
+    for (const TableGroup* end = groups + bundles->groups; groups != end; ++groups) sum.template add<kUsed>(x, *groups, advance());
+    for (const TableGroup* end = groups + bundles->shorts; groups != end; ++groups) sum.template add<kShort>(x, *groups, advance());
     sum.add_to(*bundles, sums);
   }
   return groups;
@@ -247,45 +261,83 @@ void finish(const Epilogue& epilogue, const Tile& tile, const uint32_t* filters,
 #if RSK_LANES == 4
 constexpr Pack pack = pack_portable;
 #else
+#if RSK_LANES == 8
 // Picks lanes from a window of 32 floats.
-#if RSK_LANES == 16
-inline Floats pick_lanes(const float* window, Ints index) { return __builtin_shuffle(load(window), load(window + 16), index); }
-#else
 inline Floats pick_lanes(const float* window, Ints index) {
   const Floats low = __builtin_shuffle(load(window), load(window + 8), index), high = __builtin_shuffle(load(window + 16), load(window + 24), index);
   return (index & 16) == 0 ? low : high;
 }
 #endif
 
+// The lanes of sixteen positions that one tap reads.
+struct Picked {
+#if RSK_LANES == 16
+  Ints index;
+  __mmask16 chosen;
+
+  Picked(const Ints* unmoved, const PackedTap& tap) : index(unmoved[0] - static_cast<int32_t>(tap.moved)), chosen(tap.lanes) {}  // a shuffle counts mod kWindow
+
+  void copy(const float* from, float* to, bool add) const {
+    const Floats low = load(from), high = load(from + kLanes);
+    if (add) {
+      _mm512_mask_storeu_ps(to, chosen, _mm512_permutex2var_ps(low, reinterpret_cast<__m512i>(index), high));
+    } else {
+      store(to, _mm512_maskz_permutex2var_ps(chosen, low, reinterpret_cast<__m512i>(index), high));
+    }
+  }
+#else
+  Ints index[kParts], chosen[kParts];
+
+  Picked(const Ints* unmoved, const PackedTap& tap) {
+    Ints bit = {};
+#pragma GCC unroll 8
+    for (uint32_t lane = 0; lane < kLanes; ++lane) bit[lane] = int32_t{1} << lane;
+#pragma GCC unroll 2
+    for (uint32_t part = 0; part < kParts; ++part) {
+      index[part] = (unmoved[part] - static_cast<int32_t>(tap.moved)) & static_cast<int32_t>(kWindow - 1);
+      chosen[part] = (bit & (tap.lanes >> kLanes * part)) != 0;
+    }
+  }
+
+  void copy(const float* from, float* to, bool add) const {
+#pragma GCC unroll 2
+    for (uint32_t part = 0; part < kParts; ++part) {
+      Ints lanes = reinterpret_cast<Ints>(pick_lanes(from, index[part])) & chosen[part];
+      if (add) lanes |= reinterpret_cast<Ints>(load(to + kLanes * part)) & ~chosen[part];
+      store(to + kLanes * part, reinterpret_cast<Floats>(lanes));
+    }
+  }
+#endif
+};
+
+template <uint32_t kChannels>
+void pack_channels(const Ints* unmoved, bool add, const PackedTap* taps, size_t tap_count, const float* from, ptrdiff_t from_step, float* to,
+                   ptrdiff_t to_step) {
+  for (const PackedTap* tap = taps; tap != taps + tap_count; ++tap) {
+    const Picked picked(unmoved, *tap);
+    const float* source = from + tap->from;
+    float* target = to + tap->to;
+#pragma GCC unroll 4
+    for (uint32_t channel = 0; channel < kChannels; ++channel, source += from_step, target += to_step) picked.copy(source, target, add);
+  }
+}
+
+// All taps of a few channels: what they read and write stays in the first-level cache, however far apart the channels are. Two cycles a copy; 16 with the taps
+// of 64 channels one after the other (64 channels, 3×3 of stride 2).
 void pack(const PackedLanes& pick, const PackedTap* taps, size_t tap_count, const float* from, ptrdiff_t from_step, float* to, ptrdiff_t to_step,
           size_t count) {
   using Bytes = uint8_t __attribute__((vector_size(kLanes), may_alias, aligned(1)));
-  Ints bit = {};
-#pragma GCC unroll 16
-  for (uint32_t lane = 0; lane < kLanes; ++lane) bit[lane] = int32_t{1} << lane;
+  constexpr size_t kMost = 4;
+  constexpr decltype(&pack_channels<1>) kPack[kMost + 1] = {nullptr, pack_channels<1>, pack_channels<2>, pack_channels<3>, pack_channels<4>};
   Ints unmoved[kParts];
 #pragma GCC unroll 2
   for (uint32_t part = 0; part < kParts; ++part) {
     unmoved[part] = __builtin_convertvector(*reinterpret_cast<const Bytes*>(&pick.index[kLanes * part]), Ints);
   }
-  const bool add = pick.add;
-  for (const PackedTap* tap = taps; tap != taps + tap_count; ++tap) {
-    Ints index[kParts], chosen[kParts];
-#pragma GCC unroll 2
-    for (uint32_t part = 0; part < kParts; ++part) {
-      index[part] = (unmoved[part] - static_cast<int32_t>(tap->moved)) & static_cast<int32_t>(kWindow - 1);
-      chosen[part] = (bit & (tap->lanes >> kLanes * part)) != 0;
-    }
-    const float* source = from + tap->from;
-    float* target = to + tap->to;
-    for (size_t channel = 0; channel < count; ++channel, source += from_step, target += to_step) {
-#pragma GCC unroll 2
-      for (uint32_t part = 0; part < kParts; ++part) {
-        Ints lanes = reinterpret_cast<Ints>(pick_lanes(source, index[part])) & chosen[part];
-        if (add) lanes |= reinterpret_cast<Ints>(load(target + kLanes * part)) & ~chosen[part];
-        store(target + kLanes * part, reinterpret_cast<Floats>(lanes));
-      }
-    }
+  for (size_t first = 0; first < count; first += kMost) {
+    const size_t channels = count - first < kMost ? count - first : kMost;
+    const auto at = static_cast<ptrdiff_t>(first);
+    kPack[channels](unmoved, pick.add, taps, tap_count, from + at * from_step, from_step, to + at * to_step, to_step);
   }
 }
 #endif

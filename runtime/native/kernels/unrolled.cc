@@ -8,11 +8,14 @@
 //
 // AMD EPYC, family 26 (Zen 5), 512 bits, 26×1, shares of the peak of 130 GMAC/s with 4 of 9, 2 of 9 and 10 % nonzeros (two
 // figures: the medians of two series): 64@32² 92, 90, 56–79 · 64@56² 88, 86, 51–67 · 128@28² 87, 84, 69 · 128@16² 89, 83, 54–75
-// · 256@14² 78, 69–73, 57 · 256@8² 78, 63–68, 53
+// · 256@14² 77, 69–73, 57 · 256@8² (panel by columns) 81, 73, 57
 // 64@32² is bound by the loads of weights (26×1 takes 0.84 of a slot a multiply-add with a quad in four, and 1.06 without), the
 // first pass over each piece and the sums of pieces; 28² and 56² by lanes in the halo as well (4 and 2 %, 14²: 12 %); few tiles by
-// the code, which the decoders take at 16 bytes a cycle. Two vectors for each weight (13×2) has fewer loads and 3.2 instructions a
-// cycle: 88 % at 64@32², 65 at 128@16². 256 bits, 6×1, 4 of 9: 94, 91, 88, 80 (128@16²).
+// the code, which the decoders take at 16 bytes a cycle: 256@14² by columns, 13 tiles for 14, is 75 % with packing, 79 without, and
+// 83 with an input that stays in the first-level cache. Two vectors for each weight (13×2) has fewer loads and 3.2 instructions a
+// cycle: 88 % at 64@32², 65 at 128@16². 256 bits, 6×1, 4 of 9: 93, 91, 88, 83 (128@16²).
+// The first piece of a layer is asked for at once before it runs: 2 of 9, code and weights from memory, 64@32² 90 and 88 µs,
+// 128@16² 93 and 90, 256@8² 118 and 115.
 #include "codegen/unrolled.h"
 
 #include <algorithm>
@@ -60,6 +63,13 @@ class UnrolledKernel final : public ConvKernel {
       const auto [first, last] = share_of(count, groups, group);
       run_group(tiles.subspan(first, last - first), blocks_[number]);
     }
+  }
+
+  // The first piece, which no other one asks for. Instructions that are missing are waited for line by line.
+  void fetch(uint32_t number) const override {
+    const CodePiece &first = pieces_[blocks_[number].first], &next = pieces_[blocks_[number].first + 1];
+    fetch_lines(code_.data() + first.entry, next.entry - first.entry);
+    fetch_lines(weights_.floats() + first.first_weight, (next.first_weight - first.first_weight) * sizeof(float));
   }
 
   uint32_t blocks() const override { return static_cast<uint32_t>(blocks_.size()); }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 
 #include "families.h"
 #include "ops/activations.h"
@@ -14,6 +15,7 @@
 namespace rsk {
 namespace {
 
+constexpr size_t kMovedFilters = 8;              // together: their lines stay in the first-level cache
 constexpr size_t kEnoughBlocks = 8;              // a thread: an uneven share then costs little
 constexpr double kProducts = 64;                 // a nanosecond
 constexpr double kNanosecondsMoved = 0.2;        // an element of a partial tile
@@ -46,13 +48,16 @@ Matrix matrix_of(const Plan& plan, const StepRecord& record, uint32_t filters, i
          "a sparse matrix has wrong counts");
   for (size_t filter = 0; filter < filters; ++filter) {
     expect(start[filter] <= start[filter + 1] && start[filter + 1] <= columns.size(), "a sparse matrix has rows that end before they start");
-    for (uint32_t at = start[filter]; at < start[filter + 1]; ++at) {
-      expect(columns[at] < rows && (at == start[filter] || columns[at - 1] < columns[at]), "a sparse matrix has columns out of order");
-    }
+    const auto row = columns.subspan(start[filter], start[filter + 1] - start[filter]);
+    bool rising = row.empty() || row.back() < rows;
+    for (size_t at = 1; at < row.size(); ++at) rising &= row[at - 1] < row[at];  // all of them: a loop without a way out is vectorised
+    expect(rising, "a sparse matrix has columns out of order");
   }
   expect(bias.empty() || bias.size() == filters, "a convolution has a bias of the wrong size");
   return {filters, static_cast<uint32_t>(rows), start.data(), columns.data(), values.data()};
 }
+
+bool shifts_taps(const std::string& kernel) { return kernel.ends_with("/unrolled"); }
 
 class ConvStep final : public Step {
  public:
@@ -73,13 +78,25 @@ class ConvStep final : public Step {
     request.matrix = matrix_of(plan, record, static_cast<uint32_t>(out_.dims[1]), rows);
     request.vectors = static_cast<uint32_t>(record.ints[12]);
     width_ = int64_t{16} * request.vectors;
-    ConvShape shape{x_, out_, with_residual ? &residual_ : nullptr, axes, record.ints[13] != 0, width_, std::vector<bool>(static_cast<size_t>(rows))};
+    ConvShape shape{x_,
+                    out_,
+                    with_residual ? &residual_ : nullptr,
+                    axes,
+                    record.ints[13] != 0,
+                    shifts_taps(record.kernel.data()),
+                    width_,
+                    std::vector<bool>(static_cast<size_t>(rows))};
     const uint32_t count = request.matrix.start[request.matrix.filters];
-    for (uint32_t at = 0; at < count; ++at) shape.used[request.matrix.columns[at]] = true;
+    std::vector<uint8_t> used(static_cast<size_t>(rows));  // bytes, for they are many
+    for (uint32_t at = 0; at < count; ++at) used[request.matrix.columns[at]] = 1;
+    std::copy(used.begin(), used.end(), shape.used.begin());
     geometry_ = make_geometry(shape);
     request.offsets = geometry_.offsets.data();
     request.phase = phase();
     request.tiles = static_cast<uint32_t>(geometry_.tiles.size());
+    const bool by_taps = shape.packed && !geometry_.by_image;
+    const std::vector<uint8_t> reach = by_taps ? geometry_.panel.reach() : std::vector<uint8_t>();
+    if (by_taps) request.reach = reach.data();
     const auto bias = plan.blob<float>(record, 3);
     request.epilogue = {bias.empty() ? nullptr : bias.data(), static_cast<Activation>(record.activation), record.floats[0], record.floats[1], with_residual};
     kernel_ = make_kernel(record.kernel.data(), record.kind == 1, request);
@@ -87,12 +104,14 @@ class ConvStep final : public Step {
     by_tiles_ = kernel_->weight_bytes() + kernel_->code_bytes() < static_cast<size_t>(x_.elements()) * sizeof(float);
     geometry_.offsets = {};
     group_tiles_ = geometry_.tiles.size();
-    if (shape.packed) {
+    if (geometry_.by_image) {
+      panel_floats_ = geometry_.panel.floats_of_tile() + kLine + width_;  // the last tile reads on
+    } else if (shape.packed) {
       const auto room = static_cast<int64_t>(std::max(kPanelBytes, kernel_->weight_bytes() + kernel_->code_bytes()) / sizeof(float));
       group_tiles_ = std::min(group_tiles_, static_cast<size_t>(std::max<int64_t>(1, room / (geometry_.panel.floats_of_tile() + slot_floats()))));
       panel_floats_ = static_cast<int64_t>(group_tiles_) * geometry_.panel.floats_of_tile();
-      pack_ = pack_of(isa_of(kernel_->name()));
     }
+    if (shape.packed) pack_ = pack_of(isa_of(kernel_->name()));
     number_slots();
     nanoseconds_ = static_cast<double>(int64_t{count} * width_ * static_cast<int64_t>(group_tiles_)) / kProducts;
   }
@@ -136,10 +155,10 @@ class ConvStep final : public Step {
   // How far behind a multiple of 64 bytes all tiles read, or -1. The arena and scratch start at one.
   int32_t phase() const {
     if (geometry_.packed) return geometry_.panel.floats_of_tile() % kLine == 0 ? 0 : -1;
-    if (x_.space != Space::kArena || (x_.dims[0] > 1 && x_.strides[0] % kLine != 0)) return -1;
-    const int64_t first = geometry_.tiles[0].position;
+    if (x_.space != Space::kArena || x_.advance % kLine != 0 || (x_.dims[0] > 1 && x_.strides[0] % kLine != 0)) return -1;
+    const int64_t first = geometry_.tiles[0].x;
     for (const ConvTile& tile : geometry_.tiles) {
-      if ((tile.position - first) % kLine != 0) return -1;
+      if ((tile.x - first) % kLine != 0) return -1;
     }
     return static_cast<int32_t>((x_.offset + first) % kLine);
   }
@@ -156,7 +175,9 @@ class ConvStep final : public Step {
     for (size_t number = 0; number < tiles.size(); ++number) {
       const ConvTile& at = geometry_.tiles[group.first + number];
       Tile& tile = tiles[number];
-      tile.x = geometry_.packed ? context.scratch + static_cast<int64_t>(number) * geometry_.panel.floats_of_tile() : x + at.position;
+      tile.x = geometry_.by_image ? context.scratch + at.x
+               : geometry_.packed ? context.scratch + static_cast<int64_t>(number) * geometry_.panel.floats_of_tile()
+                                  : x + at.x;
       tile.keep = at.keep;
       tile.out = at.direct ? out + at.out : partial + at.slot * slot_floats();
       tile.out_stride = static_cast<size_t>(at.direct ? out_.strides[1] : width_);
@@ -169,9 +190,12 @@ class ConvStep final : public Step {
     const size_t shares = even && !by_tiles_ ? 1 : std::min(threads, tiles.size());
     const size_t parts = std::max(shares, (tiles.size() + kTilesTogether - 1) / kTilesTogether);
     context.pool->share(blocks * parts, nanoseconds_, [&](size_t first, size_t last) {
-      for (size_t unit = first; unit < last; ++unit) {
-        const size_t part = unit / blocks, begin = tiles.size() * part / parts, end = tiles.size() * (part + 1) / parts;
-        kernel_->run_all(std::span(tiles).subspan(begin, end - begin), static_cast<uint32_t>(unit % blocks));
+      kernel_->fetch(static_cast<uint32_t>(first % blocks));
+      for (size_t next = 0; first < last; first = next) {
+        const size_t part = first / blocks, begin = tiles.size() * part / parts, end = tiles.size() * (part + 1) / parts;
+        next = std::min(last, (part + 1) * blocks);
+        kernel_->run_blocks(std::span(tiles).subspan(begin, end - begin), static_cast<uint32_t>(first - part * blocks),
+                            static_cast<uint32_t>(next - part * blocks));
       }
     });
   }
@@ -184,37 +208,52 @@ class ConvStep final : public Step {
     float* whole = (gather ? const_cast<float*>(context.at(residual_)) : context.out(out_)) + group.image * tensor.strides[0];
     float* partial = context.scratch + panel_floats_ + (gather ? slots_ * slot_floats() : 0);
     context.pool->share(filters, kNanosecondsMoved * elements, [&](size_t begin, size_t end) {
-      for (auto filter = static_cast<int64_t>(begin); filter < static_cast<int64_t>(end); ++filter) {
+      for (size_t filter = begin; filter < end; filter += kMovedFilters) {
+        const auto first = static_cast<int64_t>(filter), count = static_cast<int64_t>(std::min(end - filter, kMovedFilters));
         for (size_t number = group.first; number < group.last; ++number) {
           const ConvTile& tile = geometry_.tiles[number];
           if (tile.direct) continue;
-          float* packed = partial + tile.slot * slot_floats() + filter * width_;
           for (const Segment& segment : tile.segments) {
-            float* loose = whole + filter * tensor.strides[1] + (gather ? segment.residual : segment.out);
-            if (gather) {
-              copy_run(loose, tensor.strides[4], packed + segment.begin, 1, segment.count);
-            } else {
-              copy_run(packed + segment.begin, 1, loose, tensor.strides[4], segment.count);
-            }
+            const Strided packed{partial + tile.slot * slot_floats() + segment.begin + first * width_, 1, width_};
+            const Strided loose{whole + (gather ? segment.residual : segment.out) + first * tensor.strides[1], tensor.strides[4], tensor.strides[1]};
+            copy_runs(gather ? loose : packed, gather ? packed : loose, segment.count, count);
           }
         }
       }
     });
   }
 
-  // Most runs are short: a call of memcpy would cost more than the copy.
-  static void copy_run(const float* from, int64_t from_step, float* to, int64_t to_step, int64_t count) {
-    constexpr int64_t kAtOnce = 8;
-    int64_t i = 0;
-    if (from_step == 1 && to_step == 1) {
-      for (; i + kAtOnce <= count; i += kAtOnce) std::memcpy(to + i, from + i, kAtOnce * sizeof(float));
+  // Runs of elements `step` apart, one for each filter.
+  struct Strided {
+    float* first;
+    int64_t step, pitch;
+  };
+
+  // Most runs are short: a call of memcpy would cost more than the copy, and so would a loop over what is left.
+  static void copy_runs(Strided from, Strided to, int64_t count, int64_t filters) {
+    const bool straight = from.step == 1 && to.step == 1;
+    if (straight && count >= 8) return copy_chunks<8>(from, to, count, filters);
+    if (straight && count >= 4) return copy_chunks<4>(from, to, count, filters);
+    for (int64_t filter = 0; filter < filters; ++filter, from.first += from.pitch, to.first += to.pitch) {
+      for (int64_t i = 0; i < count; ++i) to.first[i * to.step] = from.first[i * from.step];
     }
-    for (; i < count; ++i) to[i * to_step] = from[i * from_step];
+  }
+
+  // The last chunk of a run may overlap the one before it.
+  template <int64_t kChunk>
+  static void copy_chunks(Strided from, Strided to, int64_t count, int64_t filters) {
+    for (int64_t at = 0; at < count; at += kChunk) {
+      const int64_t start = std::min(at, count - kChunk);
+      for (int64_t filter = 0; filter < filters; ++filter) {
+        std::memcpy(to.first + filter * to.pitch + start, from.first + filter * from.pitch + start, kChunk * sizeof(float));
+      }
+    }
   }
 
   void pack(const Context& context, Group group) const {
     const Panel& panel = geometry_.panel;
-    const auto tiles = static_cast<int64_t>(group.last - group.first), tile = static_cast<int64_t>(group.first), channels = panel.channels();
+    const int64_t tiles = geometry_.by_image ? 1 : static_cast<int64_t>(group.last - group.first), channels = panel.channels();
+    const int64_t tile = geometry_.by_image ? group.image : static_cast<int64_t>(group.first);
     const auto blocks = static_cast<size_t>((channels + kPackedChannels - 1) / kPackedChannels);
     const double elements = static_cast<double>(tiles) * static_cast<double>(panel.floats_of_tile());
     context.pool->share(blocks, kNanosecondsPacked * elements, [&](size_t first, size_t last) {

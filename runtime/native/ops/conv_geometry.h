@@ -1,8 +1,11 @@
 // Where a convolution reads and writes: rows of positions, and the tiles that cut them.
 //
 // Output elements are numbered by positions: runs of one output row each start `pitch` positions apart.
-//   direct: the input's own planes, whose rows are `pitch` floats apart and end in zeros; one image at a time;
-//   packed: a panel (ops/panel.h); rows have no gap, and the next image follows at once.
+//   direct: the input's own planes, whose rows are `pitch` floats apart and end in zeros; one image at a time. Where the last axis has no
+//           taps and whole tiles, each row of the output reads rows of its own, and the others may have strides;
+//   packed: a panel (ops/panel.h) of tiles; rows have no gap, and the next image follows at once;
+//   by image: a panel of a whole image, in which a tap is an offset. Of phases: every second (third, …) element of rows and columns side by side,
+//           where 7×7 of stride 2 reads four planes at 49 offsets and copies each element once. Of columns: one copy for each column of taps.
 #pragma once
 
 #include <array>
@@ -21,7 +24,7 @@ struct Segment {
 };
 
 struct ConvTile {
-  int64_t position;
+  int64_t x;  // floats from the first element of the image or of its panel, if not packed by tiles
   uint64_t keep;
   bool direct;            // written straight to the output; else to partial tiles, then copied
   int64_t out, residual;  // floats from the first filter, if direct
@@ -32,9 +35,10 @@ struct ConvTile {
 struct ConvGeometry {
   std::array<ConvAxis, 3> axes;
   bool packed = false;
+  bool by_image = false;         // packed so
   int64_t images = 1;            // that the tiles cover
   int64_t pitch = 0;             // positions from one run to the next
-  Panel panel;                   // if packed
+  Panel panel;                   // if packed; by image, a tile of it is an image
   std::vector<int32_t> offsets;  // one per row of the matrix
   std::vector<ConvTile> tiles;
 
@@ -48,6 +52,7 @@ struct ConvShape {
   const Tensor* residual;
   std::array<ConvAxis, 3> axes;
   bool packed;
+  bool shifts;             // the kernel shifts taps out of aligned loads: columns suit it
   int64_t width;           // positions of a tile
   std::vector<bool> used;  // rows of the matrix that any filter reads
 };

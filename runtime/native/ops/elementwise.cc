@@ -1,6 +1,7 @@
 // Functions of one, two and three views of the same shape. A stride of 0 repeats an element.
 #include "ops/activations.h"
 #include "ops/loop.h"
+#include "ops/turn.h"
 #include "refusal.h"
 #include "step.h"
 
@@ -41,9 +42,10 @@ class UnaryStep final : public Step {
   void run(const Context& context) const override {
     const float* x = context.at(x_);
     float* out = context.out(out_);
-    const auto [dx, dy] = loop_.steps();
+    const auto steps = loop_.steps();
     with_function(kind_, alpha_, beta_, [&](auto function) {
-      loop_.share(*context.pool, [&, dx = dx, dy = dy](const auto& at, int64_t n) {
+      loop_.share(*context.pool, [&](const auto& at, int64_t n) {
+        const auto [dx, dy] = steps;
         const float* from = x + at[0];
         float* to = out + at[1];
         if (dx == 1 && dy == 1) {
@@ -70,9 +72,10 @@ class BinaryStep final : public Step {
     const float* a = context.at(a_);
     const float* b = context.at(b_);
     float* out = context.out(out_);
-    const auto [da, db, dy] = loop_.steps();
+    const auto steps = loop_.steps();
     with_function(kind_, [&](auto function) {
-      loop_.share(*context.pool, [&, da = da, db = db, dy = dy](const auto& at, int64_t n) {
+      loop_.share(*context.pool, [&](const auto& at, int64_t n) {
+        const auto [da, db, dy] = steps;
         const float* left = a + at[0];
         const float* right = b + at[1];
         float* to = out + at[2];
@@ -103,9 +106,10 @@ class ScaleStep final : public Step {
   void run(const Context& context) const override {
     const float *x = context.at(tensors_[0]), *scale = context.at(tensors_[1]), *shift = context.at(tensors_[2]);
     float* out = context.out(tensors_[3]);
-    const auto [dx, ds, dt, dy] = loop_.steps();
+    const auto steps = loop_.steps();
     with_function(kind_, alpha_, beta_, [&](auto function) {
-      loop_.share(*context.pool, [&, dx = dx, ds = ds, dt = dt, dy = dy](const auto& at, int64_t n) {
+      loop_.share(*context.pool, [&](const auto& at, int64_t n) {
+        const auto [dx, ds, dt, dy] = steps;
         const float* from = x + at[0];
         float* to = out + at[3];
         if (dx == 1 && ds == 0 && dt == 0 && dy == 1) {
@@ -137,6 +141,7 @@ StepPointer make_unary(const Plan& plan, const StepRecord& record) {
 StepPointer make_copy(const Plan& plan, const StepRecord& record) {
   const Tensor &x = plan.input(record, 0), &out = plan.output(record);
   expect(same_shape(x, out), "a copy changes the shape");
+  if (auto turned = make_turn(x, out)) return turned;
   return std::make_unique<UnaryStep>(x, out, Unary::kIdentity, 0.0F, 0.0F);
 }
 

@@ -26,6 +26,8 @@ Panel::Panel(const Tensor& x, const std::array<ConvAxis, 3>& axes, int64_t width
     int64_t offset = 0;
     for (size_t axis = 0; axis < 3; ++axis) offset += (at[axis] * axes[axis].dilation - axes[axis].pad) * strides_[axis + 2];
     taps_.push_back({at, offset});
+    lowest_tap_ = std::min(lowest_tap_, offset);
+    highest_tap_ = std::max(highest_tap_, offset);
   }
   expect(static_cast<int64_t>(taps_.size()) <= kMaxFloats / width / channels_, "a convolution needs a panel that is too large");
   const int64_t positions = batch_ * axes[0].out * axes[1].out * axes[2].out;
@@ -39,7 +41,7 @@ Panel::Place Panel::place_of(int64_t position) const {
 
 // Cuts sixteen positions into pieces whose elements lie in one window.
 void Panel::add_vector(int64_t position) {
-  Vector vector{pieces_.size(), pieces_.size(), inside_.size()};
+  Vector vector{pieces_.size(), pieces_.size(), inside_.size(), false};
   const auto inside = [&](size_t axis, int64_t tap) -> uint16_t& {
     const int64_t before = (axis > 0 ? axes_[0].kernel : 0) + (axis > 1 ? axes_[1].kernel : 0);
     return inside_[vector.first_inside + static_cast<size_t>(before + tap)];
@@ -67,6 +69,8 @@ void Panel::add_vector(int64_t position) {
     piece.pick.lanes |= bit;
   }
   vector.last_piece = pieces_.size();
+  vector.whole = vector.last_piece == vector.first_piece + 1 && std::all_of(inside_.begin() + static_cast<ptrdiff_t>(vector.first_inside), inside_.end(),
+                                                                            [](uint16_t lanes) { return lanes == static_cast<uint16_t>(~0U); });
   vectors_.push_back(vector);
 }
 
@@ -87,28 +91,70 @@ std::vector<int32_t> Panel::offsets() const {
   return offsets;
 }
 
+std::vector<uint8_t> Panel::reach() const {
+  const auto each = static_cast<size_t>(width_ / kLanes);
+  std::vector<uint8_t> of_tap, reach;
+  for (const Tap& tap : taps_) {
+    size_t most = 0;
+    for (size_t number = 0; number < vectors_.size(); ++number) {
+      if (inside(vectors_[number], tap) != 0) most = std::max(most, number % each + 1);
+    }
+    of_tap.push_back(static_cast<uint8_t>(most));
+  }
+  for (int64_t channel = 0; channel < channels_; ++channel) {
+    for (const int64_t rank : rank_) reach.push_back(rank >= 0 ? of_tap[static_cast<size_t>(rank)] : uint8_t{0});
+  }
+  return reach;
+}
+
 void Panel::pack(Pack pack, const float* x, int64_t tile, int64_t tiles, int64_t first, int64_t last, float* to) const {
+  if (taps_.empty()) return;  // all weights are zeros
   const int64_t each = width_ / kLanes, row = static_cast<int64_t>(taps_.size()) * width_, step = strides_[1];
   const int64_t lowest = -before_, highest = after_ - static_cast<int64_t>(kWindow) - (last - first - 1) * step;  // where a window may start
-  const bool fits = lowest <= highest;
-  std::vector<PackedTap> taps;
-  taps.reserve(taps_.size());
+  const auto channels = static_cast<size_t>(last - first);
+  std::vector<PackedTap> whole, taps(taps_.size());  // the taps of sixteen positions none of which is padding, and of others
+  for (const Tap& tap : taps_) whole.push_back({tap.offset, static_cast<int64_t>(whole.size()) * width_, 0, static_cast<uint16_t>(~0U)});
   for (int64_t number = 0; number < tiles * each; ++number) {
     const Vector& vector = vectors_[static_cast<size_t>(tile * each + number)];
     float* const place = to + number / each * floats_of_tile() + number % each * kLanes + first * row;
     for (size_t i = vector.first_piece; i < vector.last_piece; ++i) {
       const Piece& piece = pieces_[i];
-      taps.clear();
+      const int64_t from = piece.from + first * step;
+      if (vector.whole && from + lowest_tap_ >= lowest && from + highest_tap_ <= highest) {
+        pack(piece.pick, whole.data(), whole.size(), x + from, step, place, row, channels);
+        continue;
+      }
+      size_t count = 0;
       for (size_t rank = 0; rank < taps_.size(); ++rank) {
         const auto lanes = static_cast<uint16_t>(piece.pick.lanes & inside(vector, taps_[rank]));
         if (piece.pick.add && lanes == 0) continue;
-        const int64_t from = piece.from + taps_[rank].offset + first * step;
-        const int64_t moved = fits ? std::clamp(from, lowest, highest) - from : 0;  // at the input's edges
-        taps.push_back({from + moved, static_cast<int64_t>(rank) * width_, static_cast<uint32_t>(moved) % uint32_t{kWindow}, lanes});
+        const int64_t start = from + taps_[rank].offset, moved = lowest <= highest ? std::clamp(start, lowest, highest) - start : 0;  // at the input's edges
+        taps[count++] = {start + moved, static_cast<int64_t>(rank) * width_, static_cast<uint32_t>(moved) % uint32_t{kWindow}, lanes};
       }
-      (fits ? pack : pack_portable)(piece.pick, taps.data(), taps.size(), x, step, place, row, static_cast<size_t>(last - first));
+      (lowest <= highest ? pack : pack_portable)(piece.pick, taps.data(), count, x, step, place, row, channels);
     }
   }
+}
+
+Columns make_columns(const Tensor& x, const std::array<ConvAxis, 3>& axes, const std::vector<bool>& used) {
+  const auto& [deep, high, wide] = axes;
+  const int64_t rows = high.out + (high.kernel - 1) * high.dilation, taps = high.kernel * wide.kernel;
+  std::vector<bool> columns(static_cast<size_t>(x.dims[1] * wide.kernel));
+  for (size_t row = 0; row < used.size(); ++row) {
+    const auto at = static_cast<int64_t>(row);
+    if (used[row]) columns[static_cast<size_t>(at / taps * wide.kernel + at % wide.kernel)] = true;
+  }
+  Tensor image = x;
+  image.after -= (x.dims[0] - 1) * x.strides[0];
+  image.dims[0] = 1;
+  const int64_t width = (rows * wide.out + kLanes - 1) / kLanes * kLanes;
+  Columns result{Panel(image, {deep, ConvAxis{1, 1, high.pad, 1, high.in, rows}, wide}, width, columns), {}};
+  const std::vector<int32_t> offsets = result.panel.offsets();
+  for (int64_t row = 0; row < x.dims[1] * taps; ++row) {
+    const int64_t down = row % taps / wide.kernel * high.dilation * wide.out;
+    result.offsets.push_back(offsets[static_cast<size_t>(row / taps * wide.kernel + row % wide.kernel)] + static_cast<int32_t>(down));
+  }
+  return result;
 }
 
 }  // namespace rsk

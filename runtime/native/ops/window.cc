@@ -59,6 +59,7 @@ class PoolStep final : public Step {
       }
     }
     loops_ = kind_ == kMax ? pool_loops().largest : pool_loops().sum;
+    halves_ = suits_halves();
   }
 
   void run(const Context& context) const override {
@@ -67,15 +68,46 @@ class PoolStep final : public Step {
     float* out = context.out(out_);
     context.pool->share(static_cast<size_t>(out_.dims[0] * channels), kNanosecondsPooled * static_cast<double>(out_.elements() * rows),
                         [&](size_t first, size_t last) {
-                          for (auto plane = static_cast<int64_t>(first); plane < static_cast<int64_t>(last); ++plane) {
+                          for (auto plane = static_cast<int64_t>(first), count = int64_t{1}; plane < static_cast<int64_t>(last); plane += count) {
                             const int64_t image = plane / channels, channel = plane % channels;
-                            pool_plane(x + image * x_.strides[0] + channel * x_.strides[1], out + image * out_.strides[0] + channel * out_.strides[1]);
+                            const float* const from = x + image * x_.strides[0] + channel * x_.strides[1];
+                            float* const to = out + image * out_.strides[0] + channel * out_.strides[1];
+                            count = halves_ ? std::min(static_cast<int64_t>(last) - plane, channels - channel) : 1;
+                            halves_ ? pool_halves(from, to, count) : pool_plane(from, to);
                           }
                         });
   }
 
  private:
   static constexpr int64_t kRows = 8, kLine = 512, kPitch = kLine + PoolLoops::kSlack;
+
+  // Whether a vector of a line's windows is made of the even and the odd elements of two.
+  bool suits_halves() const {
+    const auto& [deep, high, wide] = windows_;
+    const bool flat = deep.kernel == 1 && deep.stride == 1 && deep.pad == 0 && deep.out == deep.in;
+    const auto alike = [](const std::vector<int64_t>& counts) {
+      return std::all_of(counts.begin(), counts.end(), [&](int64_t count) { return count == counts[0]; });
+    };
+    return flat && wide.stride == 2 && wide.dilation == 1 && (wide.kernel == 2 || wide.kernel == 3) && x_.strides[4] == 1 && out_.strides[4] == 1 &&
+           (kind_ == kMax || (alike(counts_[1]) && alike(counts_[2])));
+  }
+
+  // Some planes one behind the other: at once the rows of windows that are inside the input, each of the others alone.
+  void pool_halves(const float* x, float* out, int64_t planes) const {
+    const auto& [deep, high, wide] = windows_;
+    const float divisor = kind_ == kMax ? 1.0F : counted(0, 0, 0);
+    for (int64_t y = 0, alike = 1; y < high.out; y += alike) {
+      const auto [first, last] = high.taps(y);
+      for (alike = 1; high.whole(y) && y + alike < high.out && high.whole(y + alike);) ++alike;
+      const int64_t row = (y * high.stride - high.pad + first * high.dilation) * x_.strides[3];
+      for (int64_t z = 0; z < deep.out; ++z) {
+        const PoolLoops::Windows windows{
+            x + z * x_.strides[2] + row - wide.pad, high.dilation * x_.strides[3], last - first, wide.kernel, wide.pad, wide.pad + wide.in};
+        const PoolLoops::Planes lines{planes, x_.strides[1], out_.strides[1], {alike, high.stride * x_.strides[3], out_.strides[3]}};
+        loops_.halves(lines, windows, wide.out, divisor, out + z * out_.strides[2] + y * out_.strides[3]);
+      }
+    }
+  }
 
   int64_t reach() const { return (windows_[2].kernel - 1) * windows_[2].dilation; }
 
@@ -159,6 +191,7 @@ class PoolStep final : public Step {
   std::array<Window, kAxes> windows_;
   std::array<std::vector<int64_t>, kAxes> counts_;  // of an average, along each axis
   PoolLoops::Kind loops_{};
+  bool halves_;
 };
 
 // x / (bias + alpha · Σ x²)^beta over neighbouring channels (axis 1).
