@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. Both start from a bare clone and set up their own environment in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := pyproject.toml constraints.txt $(shell find rsk_deploy converters runtime -name '*.py' -o -name '*.pyi' -o -name py.typed -o -path '*/native/*' -type f -o -path '*/c_runtime/*' -type f)
+SOURCES := pyproject.toml constraints.txt $(shell find rsk_deploy converters runtime -name '*.py' -o -name '*.pyi' -o -name py.typed -o -path '*/native/*' -type f -o -path '*/c_runtime/*' -type f -o -path '*/c_machines/*' -type f)
 
 .PHONY: demo test lint native test-slow bench clean
 .DELETE_ON_ERROR:

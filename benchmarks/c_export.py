@@ -1,7 +1,7 @@
 """The C export against itself with dense weights: flash, memory, instructions, latency on one pinned thread, in turns, medians. Prints markdown.
 
-``python benchmarks/c_export.py [NETWORK…] [--flags "-O3 -march=native"] [--rounds N] [--no-instructions]``. Instructions are counted by
-valgrind's callgrind. Flash is constants and code, as ``size`` reports them.
+``python benchmarks/c_export.py [NETWORK…] [--dtype int8] [--emit-asm] [--flags "-O3 -march=native"] [--rounds N] [--no-instructions]``. Instructions are
+counted by valgrind's callgrind. Flash is constants, tables and code, as the export reports it. ``--emit-asm`` adds builds with generated code, all with AVX2.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 import rsk_deploy as rsk
 from rsk_deploy import zoo
 from rsk_deploy.converters import c
+from rsk_deploy.converters.c.built import flash_of
 from rsk_deploy.converters.c.compiled import read_signature
 
 NETWORKS: dict[str, tuple[str, tuple[int, ...], dict[str, Any], dict[str, str]]] = {
@@ -31,6 +32,7 @@ NETWORKS: dict[str, tuple[str, tuple[int, ...], dict[str, Any], dict[str, str]]]
 }
 TAPS = {"dense": 9, "4 of 9": 4, "2 of 9": 2}
 FLAGS = "-O3 -ffp-contract=fast"
+CODE = ", --emit-asm"
 MAIN = """#include "net.h"
 static float in[NET_IN_SIZE], out[NET_OUT_SIZE], scratch[NET_SCRATCH_BYTES / 4];
 int main(void) { net_run(in, out, scratch); return 0; }
@@ -40,33 +42,37 @@ int main(void) { net_run(in, out, scratch); return 0; }
 class Build:
     """One network with one mask, exported and compiled."""
 
-    def __init__(self, network: str, mask: str, folder: Path, flags: list[str]) -> None:
+    def __init__(self, network: str, mask: str, folder: Path, flags: list[str], dtype: str) -> None:
         kind, shape, args, where = NETWORKS[network]
+        code = mask.endswith(CODE)
+        mask = mask.removesuffix(CODE)
         torch.manual_seed(0)
         sparse = {"conv": "psconv", "conv_args": {"taps_per_kernel": TAPS[mask], **where}} if TAPS[mask] < 9 else {}
         model = zoo.build(kind, **args, **sparse).eval()
-        self.folder = folder / f"{network}-{mask}"
-        self.footprint = c.write(rsk.pack(rsk.read(model, input_shape=(1, *shape))), self.folder)
+        self.folder = folder / f"{network}-{mask}-{code}"
+        graph, rng = rsk.pack(rsk.read(model, input_shape=(1, *shape))), np.random.default_rng(5)
+        sample = {graph.inputs[0].name: rng.standard_normal((32, *shape)).astype(np.float32)} if dtype == "int8" else None
+        self.footprint = c.write(graph, self.folder, target="x86-64" if code else "generic", dtype=dtype, sample=sample, emit_asm=code)
+        self.sources = ["net.c", "net.S"] if code else ["net.c"]
         self.flags = ["-std=c99", *flags]
         self.x = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
-        self.compile("-shared", "-fPIC", "net.c", "-o", "net.so")
-        self.compile("-c", "net.c", "-o", "net.o")
+        self.compile("-shared", "-fPIC", *self.sources, "-o", "net.so", "-lm")
+        self.compile("-r", "-nostdlib", *self.sources, "-o", "net.o")
         self.library = ctypes.CDLL(str(self.folder / "net.so"))
         self.scratch, self.out = np.empty(read_signature(self.folder).scratch // 4 + 16, np.float32), np.empty(10, np.float32)
 
     def compile(self, *arguments: str) -> None:
         """Run the host's gcc in the folder."""
-        subprocess.run(["gcc", *self.flags, *arguments, "-lm"], cwd=self.folder, check=True)
+        subprocess.run(["gcc", *self.flags, *arguments], cwd=self.folder, check=True)
 
     def flash(self) -> int:
         """Bytes of code and constants."""
-        text = subprocess.run(["size", "net.o"], cwd=self.folder, check=True, capture_output=True, text=True).stdout
-        return int(text.splitlines()[1].split()[0])
+        return flash_of(self.folder / "net.o", "gcc")
 
     def instructions(self) -> int:
         """Instructions of one inference."""
         (self.folder / "main.c").write_text(MAIN)
-        self.compile("main.c", "net.c", "-o", "main")
+        self.compile("main.c", *self.sources, "-o", "main", "-lm")
         command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=net_run", "./main"]
         told = subprocess.run(command, cwd=self.folder, check=True, capture_output=True, text=True).stderr
         return int(told.split("Collected : ")[1].split()[0])
@@ -83,16 +89,20 @@ def main() -> None:
     """Measure what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*", default=list(NETWORKS))
-    parser.add_argument("--flags", default=FLAGS)
+    parser.add_argument("--flags")
+    parser.add_argument("--dtype", default="fp32", choices=list(c.DTYPES))
+    parser.add_argument("--emit-asm", action="store_true")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--no-instructions", action="store_true")
     options = parser.parse_args()
+    flags = (options.flags or FLAGS + " -march=x86-64-v3" * options.emit_asm).split()
+    masks = [*TAPS, *(mask + CODE for mask in list(TAPS)[1:] if options.emit_asm)]
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     print("| network | mask | flash kB | of dense | RAM kB | M instructions | of dense | ms | dense ÷ this |\n|---|---|--:|--:|--:|--:|--:|--:|--:|")
     for network in options.networks:
         with tempfile.TemporaryDirectory() as folder:
-            builds = {mask: Build(network, mask, Path(folder), options.flags.split()) for mask in TAPS}
+            builds = {mask: Build(network, mask, Path(folder), flags, options.dtype) for mask in masks}
             times = [[build.run() for build in builds.values()] for _ in range(options.rounds)]
             taken = dict(zip(builds, map(median, zip(*times[options.rounds // 5 :], strict=True)), strict=True))
             flash = {mask: build.flash() for mask, build in builds.items()}

@@ -65,6 +65,18 @@ def test_a_network_computes_in_both_precisions_what_the_reference_does(name, pat
     assert relative(coreml.runner(tmp_path / "half.mlpackage")(inputs), expected) < max(1e-2, FP16 * magnified)
 
 
+def test_inner_values_are_told_apart_where_their_names_are_one_identifier(path):
+    chain = [
+        Activation(name=f"act{index}", inputs=(a,), outputs=(b,), kind="neg")
+        for index, (a, b) in enumerate(zip(["x", "v.1", "v_1"], ["v.1", "v_1", "y"], strict=True))
+    ]
+    graph = Graph[Packed]((Input("x", (1, 4)),), ("y",), tuple(chain))
+    coreml.write(graph, path)
+    x = np.ones((1, 4), np.float32)
+    values = coreml.runner(path, ["v.1", "v_1", "no such value"])({"x": x})
+    assert {name: value[0, 0] for name, value in values.items()} == {"v.1": -1, "v_1": 1, "y": -1}
+
+
 @pytest.mark.parametrize("target", coreml.TARGETS)
 def test_coremltools_reads_the_package(target, path):
     coreml.write(small_net(), path, target=target)

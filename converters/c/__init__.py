@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsk_deploy.converters.c import compiled, emulated
+from rsk_deploy.converters.c import compiled, elsewhere, emulated
+from rsk_deploy.converters.c.built import Built, built
 from rsk_deploy.converters.c.eight import calibrated
-from rsk_deploy.converters.c.footprint import check, footprint
-from rsk_deploy.converters.c.plan import plan
-from rsk_deploy.converters.c.source import command, header, interface, source
+from rsk_deploy.converters.c.footprint import check, sizes
+from rsk_deploy.converters.c.plan import Plan, plan
+from rsk_deploy.converters.c.source import Interface, command, header, interface, source
 from rsk_deploy.converters.c.targets import TARGETS as TARGETS
 from rsk_deploy.converters.c.targets import target_named
 from rsk_deploy.errors import UsageError
@@ -60,31 +61,47 @@ def write(
     itemsize, bits = DTYPES[dtype]
     scale = calibrated(graph, sample) if dtype == "int8" else None
     program = plan(graph, aim, face.names, scale, f"{name}_code" if emit_asm else None)
-    check(program, max_flash, max_ram)
-    taken = footprint(graph, program, sum(4 * prod(parameter.shape) for parameter in (*face.inputs, *face.outputs)), itemsize)
-    taken = replace(
-        taken,
-        lines=(*taken.lines, f"to compile, in the folder: {command(aim, name, emit_asm)}"),
-        bits=bits,
-        meaning=emulated.runner(graph, scale) if scale else None,
-    )
+    check(program, target, dtype, max_flash, max_ram)
     about = {
         "inputs": [[entry.value, entry.shape] for entry in face.inputs],
         "outputs": [[entry.value, entry.shape] for entry in face.outputs],
         "provenance": provenance(graph, target=target, dtype=dtype, name=name),
         "isa": aim.isa if emit_asm else None,
     }
+    caller = sum(4 * prod(parameter.shape) for parameter in (*face.inputs, *face.outputs))
+    taken = sizes(graph, program, caller, itemsize, "given a --target, it is counted", aim.compiler)
+    put(path, face, program, header(face, program, aim, taken.summary(), about))
+    machine = None
+    if target != "generic":
+        made = compiled_for(path, name, target)
+        taken = replace(taken, code=made if isinstance(made, str) else made.flash - program.flash)
+        check(program, target, dtype, max_flash, max_ram, made.flash - program.flash if isinstance(made, Built) else 0)
+        machine = elsewhere.machine(target, made, taken.total.macs, assembly=emit_asm)
+    flash, dense_flash = taken.flash
+    lines = (*taken.lines(), f"to compile, in the folder: {command(aim, name, emit_asm)}")
+    return Footprint(flash, dense_flash, lines, taken.figures(), bits, emulated.runner(graph, scale) if scale else None, machine)
+
+
+def put(path: Path, face: Interface, program: Plan, header: str) -> None:
+    """Write the files."""
     path.mkdir()
-    (path / f"{name}.h").write_text(header(face, program, aim, taken.lines[-4:-1], about))
-    (path / f"{name}.c").write_text(source(face, program))
+    (path / f"{face.name}.h").write_text(header)
+    (path / f"{face.name}.c").write_text(source(face, program))
     if program.data.in_binary:
-        (path / f"{name}.bin").write_bytes(program.data.binary())
+        (path / f"{face.name}.bin").write_bytes(program.data.binary())
     if program.code:
-        (path / f"{name}.S").write_text(program.code.assembly(f"{name}.code"))
-        (path / f"{name}.code").write_bytes(program.code.content)
+        (path / f"{face.name}.S").write_text(program.code.assembly(f"{face.name}.code"))
+        (path / f"{face.name}.code").write_bytes(program.code.content)
     for file in needed(program.headers):
         (path / file).write_text(kernel(file))
-    return taken
+
+
+def compiled_for(path: Path, name: str, target: str) -> Built | str:
+    """The folder compiled for its target; or why it cannot be, here."""
+    try:
+        return built(path, name, TARGETS[target])
+    except UsageError as error:
+        return str(error)
 
 
 def halved(graph: Graph[Packed]) -> Graph[Packed]:

@@ -26,6 +26,18 @@ REACH = (1 << 29) - 64
 """How far from the first float of a panel an instruction addresses (codegen/unrolled.h)."""
 LINE = 64
 """Bytes that one prefetch brings."""
+OBJECT_FORMATS = """#if defined(__APPLE__)
+#define SYMBOL(name) _##name
+#define HIDDEN .private_extern
+#define FUNCTION(name)
+#define END
+#else
+#define SYMBOL(name) name
+#define HIDDEN .hidden
+#define FUNCTION(name) .type name, %function
+#define END .section .note.GNU-stack, "", %progbits
+#endif"""
+"""How Mach-O and ELF write what an assembly file needs."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +61,8 @@ class Code:
     content: bytearray = field(default_factory=bytearray)
     entries: list[int] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
-    excess: int = 0
-    """Bytes of code and values beyond those of the weights as they are packed."""
+    excess: dict[str, int] = field(default_factory=dict)
+    """Bytes of code and values beyond those of the layers' weights as they are packed."""
 
     def pays(self, weight: Packed, groups: int, positions: int, cells: int) -> bool:
         """Whether this convolution is hot and sparse, and its code can be generated."""
@@ -69,7 +81,7 @@ class Code:
         before, first = len(self.content), len(self.entries)
         self.content += content
         self.layers.append(layer)
-        self.excess += len(content) + len(stream) - weight.nbytes
+        self.excess[layer] = len(content) + len(stream) - weight.nbytes
         pieces = [piece for _, found in blocks for piece in found]
         self.entries += [before + entry for entry, _ in pieces]
         rows = [f"{{{self.symbol(first + index)}, {self.name} + {before + entry}, {floats} + {value}}}" for index, (entry, value) in enumerate(pieces)]
@@ -96,17 +108,22 @@ class Code:
         """The assembly file, which takes in the binary ``file``."""
         lines = [
             f"/* Code for {self.isa} of the convolutions {', '.join(self.layers)!a}: the assembler takes {file} in, from the folder that it runs in. */",
+            OBJECT_FORMATS,
             ".text",
             ".balign 64",
-            f".globl {self.name}",
-            f".hidden {self.name}",
-            f"{self.name}:",
+            *exported(self.name),
+            f"SYMBOL({self.name}):",
             f'.incbin "{file}"',
         ]
         for number, entry in enumerate(self.entries):
             symbol = self.symbol(number)
-            lines += [f".globl {symbol}", f".hidden {symbol}", f".type {symbol}, %function", f".set {symbol}, {self.name} + {entry}"]
-        return "\n".join([*lines, '.section .note.GNU-stack, "", %progbits', ""])
+            lines += [*exported(symbol), f"FUNCTION({symbol})", f".set SYMBOL({symbol}), SYMBOL({self.name}) + {entry}"]
+        return "\n".join([*lines, "END", ""])
+
+
+def exported(symbol: str) -> list[str]:
+    """A name for the files that it is linked with, and no others."""
+    return [f".globl SYMBOL({symbol})", f"HIDDEN SYMBOL({symbol})"]
 
 
 def listed(data: Data, kind: str, hint: str, rows: Sequence[Any]) -> str:

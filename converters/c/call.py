@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rsk_deploy.converters.c.assembly import Code
-from rsk_deploy.converters.c.data import Data, floating
+from rsk_deploy.converters.c.data import Data, floating, kind_name
 from rsk_deploy.converters.c.eight import Scales
 from rsk_deploy.converters.c.targets import Target
 from rsk_deploy.ir import Activation, Shape
@@ -89,4 +89,4 @@ def literal(value: float) -> str:
 def function(layer: Activation) -> dict[str, Any]:
     """The fields of ``struct rsk_activation``."""
     numbers = {name: literal(value) for name, value in (("alpha", layer.alpha), ("beta", layer.beta)) if value}
-    return {"kind": "RSK_" + layer.kind.upper().replace("-", "_"), **numbers}
+    return {"kind": kind_name(layer.kind), **numbers}

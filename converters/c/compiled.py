@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import shutil
-import subprocess
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsk_deploy.converters.c import tools
 from rsk_deploy.converters.c.assembly import runs_here
+from rsk_deploy.converters.c.tools import installed
 from rsk_deploy.errors import UsageError, VerificationError
 from rsk_deploy.ir import FloatArray
 from rsk_deploy.registry import Runner
 
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-std=c99", "-O2", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-shared", "-fPIC")
+FLAGS = ("-std=c99", "-pedantic", "-O2", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-shared", "-fPIC")
+SECONDS = 600
+"""The compiler has so long."""
 OBSERVER = """#include <stddef.h>
 extern void (*rsk_observer)(const char *, const float *, size_t, const char *);
 #define RSK_OBSERVE(name, values, size, shape) rsk_observer(name, values, size, shape);
@@ -48,7 +51,11 @@ def runner(path: Path, values: tuple[str, ...]) -> Runner:
     if signature.isa and not runs_here(signature.isa):
         raise UsageError(f"verifying runs the folder here, and this machine has no {signature.isa}, which its machine code is for. Give --no-verify")
     with tempfile.TemporaryDirectory() as folder:
-        library = ctypes.CDLL(str(_library(path, signature.name, Path(folder), observe=bool(values))))
+        file = _library(path, signature.name, Path(folder), observe=bool(values))
+        try:
+            library = ctypes.CDLL(str(file))
+        except OSError as error:
+            raise UsageError(f"what {compiler()[0]} makes does not run on this machine ({error}). Name another compiler in CC, or give --no-verify") from error
     function = library[f"{signature.name}_run"]
     function.restype = None
 
@@ -81,15 +88,17 @@ def read_signature(path: Path) -> Signature:
     return Signature(file.stem, inputs, outputs, scratch, about["isa"])
 
 
-def compiler() -> str:
-    """The machine's C compiler: $CC, or the first that is there."""
-    asked = os.environ.get("CC", "").split()
-    found = next((path for name in (*asked[:1], *COMPILERS) if (path := shutil.which(name))), None)
+def compiler() -> list[str]:
+    """The machine's C compiler: $CC with its arguments, or the first that is there."""
+    try:
+        asked = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise UsageError(f"CC is no command: {error}. Name a C compiler in it, as in CC=gcc") from error
+    found = installed(asked[:1] or COMPILERS)
     if found is None:
-        raise UsageError(
-            "verifying C code needs a C compiler, and none of cc, gcc and clang is here. Install one (apt install gcc), name one in CC, or give --no-verify"
-        )
-    return found
+        what = f"CC asks for {asked[0]}, which is not there" if asked else "none of cc, gcc and clang is here"
+        raise UsageError(f"verifying C code needs a C compiler, and {what}. Install one (apt install gcc), name one in CC, or give --no-verify")
+    return [found, *asked[1:]]
 
 
 def _library(path: Path, name: str, folder: Path, *, observe: bool) -> Path:
@@ -102,7 +111,7 @@ def _library(path: Path, name: str, folder: Path, *, observe: bool) -> Path:
         sources.append(str(folder / "observed.c"))
         options = ["-include", str(folder / "observer.h")]
     library = folder / "net.so"
-    done = subprocess.run([compiler(), *FLAGS, *options, "-o", str(library), *sources, "-lm"], cwd=path, capture_output=True, text=True, check=False)  # noqa: S603  # the arguments are ours
+    done = tools.run([*compiler(), *FLAGS, *options, "-o", str(library), *sources, "-lm"], path, SECONDS)
     if done.returncode:
-        raise VerificationError(f"the C compiler refuses the written code:\n{done.stderr[-2000:]}")
+        raise VerificationError(f"the C compiler refuses the written code ({compiler()[0]}):\n{done.stderr[-2000:]}")
     return library

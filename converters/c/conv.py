@@ -21,6 +21,14 @@ from rsk_deploy.registry import format_named
 
 LANES = 8
 """The most floats in a vector of any target: sums are rounded up to whole vectors, and inputs read accordingly."""
+DIRECT = (2, 4)
+"""Taps of a pattern, as many in every kernel, from which sums come straight."""
+QUARTET = 4
+"""Values that such a sum takes at once."""
+NEAR = 96
+"""Cells, for each position of a target's strips, of a panel that all filters read from the nearest cache, or that its memory has room for."""
+PACKING = 0.5
+"""What packing a cell costs, in multiplications of four neighbouring positions."""
 SHARED = 4
 """Filters that are summed at once where they share their taps."""
 
@@ -37,6 +45,8 @@ class Geometry:
     pads: tuple[int, int]
     spread: tuple[int, int]
     positions: int
+    columnwise: bool = False
+    """Whether each column of the kernel is a phase of its own, whose rows are those of the output."""
 
     @property
     def strip(self) -> int:
@@ -56,7 +66,7 @@ class Geometry:
 
     def phases(self, axis: int) -> int:
         """How many of the stride's phases a tap reads."""
-        return min(self.stride[axis], self.reach(axis) + 1)
+        return self.kernel[1] if axis and self.columnwise else min(self.stride[axis], self.reach(axis) + 1)
 
     @property
     def rows(self) -> int:
@@ -66,6 +76,8 @@ class Geometry:
     @property
     def pitch(self) -> int:
         """From a row of the panel to the next. The pads of neighbouring rows are zeros and overlap."""
+        if self.columnwise:
+            return self.out[1]
         full = self.out[1] + self.reach(1) // self.stride[1]
         if self.stride[1] > 1 or self.spread[1] > 1:
             return full
@@ -81,6 +93,8 @@ class Geometry:
         result = []
         for tap in np.ndindex(*self.kernel):
             (phase_y, row), (phase_x, column) = (divmod(tap[axis] * self.dilation[axis], self.stride[axis])[::-1] for axis in (0, 1))
+            if self.columnwise:
+                phase_x, column = tap[1], 0
             result.append(((phase_y * self.phases(1) + phase_x) * self.rows + row) * self.pitch + column)
         return result
 
@@ -94,6 +108,7 @@ class Geometry:
             **axes("stride_{}", self.stride),
             **axes("spread_{}", self.spread),
             **axes("phases_{}", (self.phases(0), self.phases(1))),
+            "shift": self.dilation[1] if self.columnwise else 1,
             **{name: getattr(self, name) for name in ("strip", "rows", "pitch", "plane")},
         }
 
@@ -146,6 +161,7 @@ def _convolution(scope: Scope, unit: Unit, weight: Packed, groups: int, geometry
     outputs = prod(geometry.out) * scope.out[0]
     if scope.code and scope.code.pays(weight, groups, outputs, weight.shape[1] * geometry.plane):
         return _generated(scope, scope.code, unit, weight, geometry)
+    geometry = arranged(geometry, weight)
     channels, positions = weight.shape[1], geometry.summed
     scope.places.see(channels * geometry.plane)
     stored, filters = rounded(weight) if scope.scales else (weight, None)
@@ -153,13 +169,29 @@ def _convolution(scope: Scope, unit: Unit, weight: Packed, groups: int, geometry
     work = WorkSpace()
     work.add("panel", (2 if scope.scales else 4) * (channels * geometry.plane + LANES + max(geometry.pads[1], 0)))
     work.add("sums", 4 * (1 if scope.scales else SHARED) * -(-positions // LANES) * LANES)
-    _decoding(work, decoder, scope, halves=fields["halves"])
-    name = _structure(scope, unit, "conv", {"weight": fields, "panel": geometry.fields(scope.out[0])}, work, filters)
+    direct = decoder.taps in DIRECT and channels * decoder.taps % QUARTET == 0
+    summed = f"rsk_sum_kernels_{decoder.taps}" if direct and not scope.scales and not fields["halves"] else None
+    if summed:
+        fields["decode"] = 0
+    _decoding(work, decoder, scope, halves=fields["halves"], listed=summed is None)
+    layout = {"weight": fields, "sum": summed or 0, "panel": geometry.fields(scope.out[0])}
+    name = _structure(scope, unit, "conv", layout, work, filters)
     kernel = "conv_s8" if scope.scales else "conv"
     # a residual is read at the place that is written, but a float output is four times as large as 8-bit ones
     over = (1,) if unit.residual and (scope.scales is None or scope.scales.out is not None) else ()
     text = f"rsk_{kernel}({name}, $i0, {'$i1' if unit.residual else 0}, $out, $work);"
-    return Call((kernel, decoder.header), text, work.size, over, weight.arrays["values"].size * outputs, prod(weight.shape) * outputs)
+    headers = (kernel, decoder.header, *(["kernels"] if summed else []))
+    return Call(headers, text, work.size, over, weight.arrays["values"].size * outputs, prod(weight.shape) * outputs)
+
+
+def arranged(geometry: Geometry, weight: Packed) -> Geometry:
+    """Columnwise where the positions that it saves outweigh the cells that it adds to the panel."""
+    if geometry.spread[1] > 1:
+        return geometry
+    other = replace(geometry, columnwise=True)
+    saved = (-(-geometry.summed // 4) + other.summed // -4) * weight.arrays["values"].size
+    cells = weight.shape[1] * other.plane
+    return other if cells <= NEAR * geometry.positions and saved > PACKING * (cells - weight.shape[1] * geometry.plane) else geometry
 
 
 def _generated(scope: Scope, code: Code, unit: Unit, weight: Packed, geometry: Geometry) -> Call:

@@ -31,6 +31,8 @@ class Array:
 class Data:
     """What the source declares before its functions: arrays, each content once, and structures."""
 
+    tables: frozenset[tuple[int, int]] = frozenset()
+    """Of these taps of these a table of all patterns is worth its place."""
     arrays: dict[tuple[str, bytes], Array] = field(default_factory=dict)
     structures: list[str] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
@@ -95,8 +97,14 @@ class Data:
 
 
 def identifier(name: str) -> str:
-    """``name`` with what C does not allow in an identifier replaced."""
-    return "n_" * (not name[:1].isalpha()) + re.sub(r"\W", "_", name, flags=re.ASCII)
+    """``name`` with what C does not allow in an identifier replaced; none begins as those of C itself or of the runtime do."""
+    plain = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return plain if re.match(r"(?!rsk)[A-Za-z]", plain) else f"n_{plain}"
+
+
+def kind_name(activation: str) -> str:
+    """The constant of ``enum rsk_activation_kind``."""
+    return "RSK_" + activation.upper().replace("-", "_")
 
 
 def initialiser(fields: Mapping[str, Any]) -> str:

@@ -17,8 +17,9 @@ from rsk_deploy.converters.c.eight import Eight, Scales, chosen, takes_eight
 from rsk_deploy.converters.c.ops import as_eight, as_float, lower
 from rsk_deploy.converters.c.targets import Target
 from rsk_deploy.converters.c.units import Unit, units
+from rsk_deploy.converters.c.weights import common_tables
 from rsk_deploy.errors import UnsupportedError
-from rsk_deploy.ir import Constant, Graph, Packed, Reshape, Shape
+from rsk_deploy.ir import Activation, Constant, Graph, Packed, Reshape, Shape
 
 LARGEST_PLACE = (1 << 16) - 1
 SCRATCH = "s"
@@ -60,12 +61,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """A program: its constants, its steps, the floats of scratch memory that they need, and the machine code that they call."""
+    """A program: its constants, its steps, the floats of scratch memory that they need, the activations and the machine code that they call."""
 
     data: Data
     steps: tuple[Step, ...]
     scratch: int
     wide: bool
+    activations: tuple[str, ...]
     code: Code | None = None
 
     @property
@@ -104,7 +106,7 @@ class Lowered:
 
     def __init__(self, graph: Graph[Packed], target: Target, places: Places, scale: Mapping[str, float] | None, code_name: str | None) -> None:
         self.graph, self.target, self.places = graph, target, places
-        self.shapes, self.data = graph.shapes(), Data()
+        self.shapes, self.data = graph.shapes(), Data(common_tables(graph))
         self.code = Code(target.isa, code_name) if target.isa and code_name else None
         self.roots: dict[str, str] = {}  # of a value that is another one under a new shape
         self.constants: dict[str, str] = {}
@@ -170,7 +172,8 @@ class Lowered:
             for index, (item, space) in enumerate(zip(self.items, spaces, strict=True))
         ]
         steps += [_copy(name, where[self.root(name)], parameters[name], self.shapes[name]) for name in copies]
-        return Plan(self.data, tuple(steps), scratch, self.places.wide, self.code)
+        kinds = {layer.kind for layer in self.graph.layers if isinstance(layer, Activation)}
+        return Plan(self.data, tuple(steps), scratch, self.places.wide, tuple(sorted(kinds)), self.code)
 
 
 NONE = Eight(frozenset(), {})

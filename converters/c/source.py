@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from rsk_deploy.converters.c.data import identifier
+from rsk_deploy.converters.c.data import identifier, kind_name
 from rsk_deploy.converters.c.plan import SCRATCH, Plan
 from rsk_deploy.converters.c.targets import Target
 from rsk_deploy.errors import UnsupportedError, UsageError
@@ -19,7 +19,12 @@ WORDS = (
     "auto break case char const continue default do double else enum extern float for goto if inline int long register restrict return short signed sizeof "
     "static struct switch typedef union unsigned void volatile while"
 )
-KEYWORDS = frozenset(WORDS.split())
+HEADERS = (
+    "assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdarg stdbool stddef stdint stdio stdlib string tgmath time "
+    "wchar wctype"
+)
+TAKEN = frozenset(f"{WORDS} {HEADERS} rsk".split())
+"""Words of C, and names of its headers, which a header of the same name in a compiler's path would hide."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,11 @@ class Parameter:
     value: str
     name: str
     shape: Shape
+
+    @property
+    def size(self) -> str:
+        """The name of its size, which has no small letters."""
+        return f"{self.name.strip('_').upper()}_SIZE"
 
 
 @dataclass(frozen=True)
@@ -47,22 +57,37 @@ class Interface:
 
 def interface(graph: Graph[Packed], name: str) -> Interface:
     """One input is called ``in`` and one output ``out``; several keep their names, as far as C allows them."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in KEYWORDS or name.startswith("rsk_"):
-        raise UsageError(f"{name!r} is no name for a C function and its files; use letters, digits and _, a letter first and not rsk_, as in --name net")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name.lower() in TAKEN or name.lower().startswith("rsk_"):
+        raise UsageError(
+            f"{name!r} is no name for a C function and its files. Use letters, digits and _, a letter first and not rsk_, no word or header of C: --name net"
+        )
     shapes = graph.shapes()
     sides = [("in", [entry.name for entry in graph.inputs]), ("out", list(dict.fromkeys(graph.outputs)))]
-    inputs, outputs = ([Parameter(value, side if len(values) == 1 else identifier(value) + "_", shapes[value]) for value in values] for side, values in sides)
+    inputs, outputs = (
+        [Parameter(value, side if len(values) == 1 else parameter_name(value, side), shapes[value]) for value in values] for side, values in sides
+    )
     seen: dict[str, str] = {}
     for parameter in (*inputs, *outputs):
-        other = seen.setdefault(parameter.name.upper(), parameter.value)  # the name of its size has no small letters
+        other = seen.setdefault(parameter.size, parameter.value)
         if other != parameter.value:
             raise UnsupportedError(f"{other!r} and {parameter.value!r} would both be the C parameter {parameter.name}; rename one in the model")
     return Interface(name, tuple(inputs), tuple(outputs))
 
 
+def parameter_name(value: str, side: str) -> str:
+    """The C name of one of several values on a side; "in" and "out" are what one alone is called, on the other side."""
+    plain = identifier(value)
+    return f"{side}_{plain}_" if plain.lower() in ("in", "out") else f"{plain}_"
+
+
+def flags(target: Target) -> list[str]:
+    """How the compiler of a target is called."""
+    return f"{FLAGS} {target.flags}".split()
+
+
 def command(target: Target, name: str, assembly: bool = False) -> str:
     """The one command that compiles the folder."""
-    return " ".join(filter(None, (target.compiler, FLAGS, target.flags, "-c", f"{name}.c", f"{name}.S" if assembly else "")))
+    return " ".join([target.compiler, *flags(target), "-c", f"{name}.c", *([f"{name}.S"] if assembly else [])])
 
 
 def header(face: Interface, plan: Plan, target: Target, summary: Sequence[str], about: Mapping[str, Json]) -> str:
@@ -78,7 +103,7 @@ def header(face: Interface, plan: Plan, target: Target, summary: Sequence[str], 
         f"#define {macro}_H",
         "",
         *(
-            f"#define {macro}_{parameter.name.strip('_').upper()}_SIZE {prod(parameter.shape)} /* floats, {'x'.join(map(str, parameter.shape))} */"
+            f"#define {macro}_{parameter.size} {prod(parameter.shape)} /* floats, {'x'.join(map(str, parameter.shape))} */"
             for parameter in (*face.inputs, *face.outputs)
         ),
         f"#define {macro}_SCRATCH_BYTES {4 * max(plan.scratch, 1)} /* bytes, aligned as for a float */",
@@ -115,9 +140,10 @@ def source(face: Interface, plan: Plan) -> str:
         f'#include "{face.name}.h"',
         "",
         *(["#define RSK_WIDE_PLACES"] if plan.wide else []),
+        f"#define RSK_KINDS ({' | '.join(f'1u << {kind_name(kind)}' for kind in ('identity', *plan.activations))})",
         *(f'#include "rsk_{name}.h"' for name in plan.headers),
         "",
-        *(binary(blob, f"{face.name}.bin") if plan.data.in_binary else []),
+        *(binary(blob, f"{face.name}.bin", len(plan.data.binary())) if plan.data.in_binary else []),
         *(plan.code.declarations() if plan.code else []),
         plan.data.declarations(blob),
         "",
@@ -136,15 +162,21 @@ def source(face: Interface, plan: Plan) -> str:
     return "\n".join([*lines, "}", ""])
 
 
-def binary(blob: str, file: str) -> list[str]:
-    """The declaration of the binary, and the assembly that takes it in."""
+def binary(blob: str, file: str, nbytes: int) -> list[str]:
+    """The declaration of the binary, and the ways to take it in."""
+    macro = blob.upper()
     return [
-        f"/* The large constants are in {file}: the assembler takes it in, from the folder that it runs in. Without such an assembler,",
-        f"   compile with -D{blob.upper()}_ELSEWHERE and link an object that defines {blob}, aligned to 64 bytes, as `xxd -i -n {blob} {file}`",
-        "   writes it as C. */",
+        f"/* The large constants are in {file}: the assembler takes it in, from the folder that it runs in. Without such an assembler compile with",
+        f"   -D{macro}_AS_TEXT, after `xxd -i < {file} > {file}.inc`; or with -D{macro}_ELSEWHERE, and link an object that defines",
+        f"   {blob}, aligned to 64 bytes. */",
+        f"#if defined({macro}_AS_TEXT)",
+        f"static const union {{\n  double aligned;\n  unsigned char bytes[{nbytes}];\n}} {blob}_text = {{.bytes = {{",
+        f'#include "{file}.inc"',
+        f"}}}};\n#define {blob} {blob}_text.bytes",
+        "#else",
         f"extern const unsigned char {blob}[];",
-        f"#ifndef {blob.upper()}_ELSEWHERE",
-        "#if defined(__APPLE__)",
+        f"#if defined({macro}_ELSEWHERE)",
+        "#elif defined(__APPLE__)",
         f'__asm__(".const\\n.balign 64\\n.globl _{blob}\\n_{blob}:\\n.incbin \\"{file}\\"\\n.text\\n");',
         "#elif defined(__GNUC__)",
         f'__asm__(".section .rodata\\n.balign 64\\n.globl {blob}\\n{blob}:\\n.incbin \\"{file}\\"\\n.text\\n");',

@@ -1,4 +1,4 @@
-"""What the source is made for: how it is compiled there, and how large a strip of a convolution pays."""
+"""What the source is made for: how it is compiled there, what memory there is, who runs it here, and how large a strip of a convolution pays."""
 
 from __future__ import annotations
 
@@ -8,25 +8,82 @@ from rsk_deploy.errors import UsageError
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Bytes of flash and RAM of a large ``part`` with that core: more is refused unless the user says that there is more."""
+
+    part: str
+    flash: int
+    ram: int
+
+
+@dataclass(frozen=True)
+class Emulator:
+    """Who runs a program of the target here: the first of ``commands`` that is there, with ``arguments`` and the program behind it.
+
+    The program is linked with ``link`` and, on a board without a system, the ``sources`` of c_machines. ``library`` is a file of the
+    target's C library. What is missing comes with the Debian ``packages`` of the compiler, the library and the emulator.
+    """
+
+    commands: tuple[str, ...]
+    arguments: tuple[str, ...]
+    link: tuple[str, ...]
+    library: str
+    packages: tuple[str, str, str]
+    sources: tuple[str, ...] = ("main.c",)
+
+
+@dataclass(frozen=True)
 class Target:
     """``compiler`` and ``flags`` are the command of the header; ``positions`` the output positions that a strip has if the output has them.
 
-    ``isa`` is what the runtime's generator writes for it, if it does.
+    ``isa`` is what the runtime's generator writes for it, if it does. Without a ``memory`` there is no limit.
     """
 
     compiler: str
     flags: str
     positions: int
     isa: str | None = None
+    memory: Memory | None = None
+    emulator: Emulator | None = None
 
 
+def board(machine: str, constants_at: int) -> Emulator:
+    """A board without a system, whose files are the host's."""
+    return Emulator(
+        ("qemu-system-arm",),
+        ("-M", machine, "-nographic", "-monitor", "none", "-serial", "none", "-semihosting", "-kernel"),
+        ("--specs=rdimon.specs", "-nostartfiles", "-Tcortex_m.ld", f"-Wl,--defsym=constants_at={constants_at:#x}"),
+        "rdimon.specs",
+        ("gcc-arm-none-eabi", "libnewlib-arm-none-eabi", "qemu-system-arm"),
+        ("main.c", "cortex_m.c"),
+    )
+
+
+def process(architecture: str, packages: tuple[str, str, str], *arguments: str) -> Emulator:
+    """A process of Linux."""
+    return Emulator((f"qemu-{architecture}-static", f"qemu-{architecture}"), arguments, ("-static",), "libc.a", packages)
+
+
+ARM = ("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user-static")
 TARGETS = {
     "generic": Target("cc", "", 128),
-    "x86-64": Target("gcc", "-march=x86-64-v3", 128, "avx2"),
-    "aarch64": Target("aarch64-linux-gnu-gcc", "", 128, "neon"),
-    "cortex-a53": Target("aarch64-linux-gnu-gcc", "-mcpu=cortex-a53", 64, "neon"),
-    "cortex-m7": Target("arm-none-eabi-gcc", "-mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16", 32),
-    "cortex-m4": Target("arm-none-eabi-gcc", "-mcpu=cortex-m4 -mthumb -mfloat-abi=hard -mfpu=fpv4-sp-d16", 16),
+    "x86-64": Target("gcc", "-march=x86-64-v3", 128, "avx2", emulator=process("x86_64", ("gcc", "libc6-dev", "qemu-user-static"))),
+    "aarch64": Target("aarch64-linux-gnu-gcc", "", 128, "neon", emulator=process("aarch64", ARM)),
+    "cortex-a53": Target("aarch64-linux-gnu-gcc", "-mcpu=cortex-a53", 64, "neon", emulator=process("aarch64", ARM, "-cpu", "cortex-a53")),
+    "cortex-m7": Target(
+        "arm-none-eabi-gcc",
+        "-mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16",
+        32,
+        memory=Memory("an STM32H743", 2 << 20, 1 << 20),
+        emulator=board("mps2-an500", 0x60000000),
+    ),
+    "cortex-m4": Target(
+        "arm-none-eabi-gcc",
+        "-mcpu=cortex-m4 -mthumb -mfloat-abi=hard -mfpu=fpv4-sp-d16",
+        16,
+        memory=Memory("an STM32L4R5", 2 << 20, 640 << 10),
+        emulator=board("mps2-an386", 0x21000000),
+    ),
 }
 """Targets by the name that ``--target`` takes."""
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import comb, prod
 from typing import Any
 
@@ -12,10 +12,16 @@ from numpy.typing import NDArray
 
 from rsk_deploy.converters.c.data import Data
 from rsk_deploy.errors import UnsupportedError
-from rsk_deploy.ir import Mask, Packed
+from rsk_deploy.ir import Graph, Mask, Packed
 from rsk_deploy.masks.kernels import pattern_table
 from rsk_deploy.registry import format_named
 
+MOST_TAPS = 256
+"""Taps that a pattern may be over: a byte names one."""
+MOST_PATTERNS = 256
+"""Patterns that a byte names."""
+COMMON = 2
+"""Kernels for each pattern of a table of all, from which a weight uses that: the network holds it once."""
 NIBBLES = 8 * 16
 """Words of the table that moves a shift register on."""
 
@@ -24,7 +30,8 @@ NIBBLES = 8 * 16
 class Decoder:
     """A decoder of the runtime: its header, the fields of ``struct rsk_weight`` that it reads, the lists it makes and their longest.
 
-    Its table has words, then places; up to ``overhang`` places are written behind a list.
+    Its table has words, then places; up to ``overhang`` places are written behind a list. Every kernel of each filter has a byte that names a pattern of
+    ``taps`` taps, or ``taps`` is 0.
     """
 
     header: str
@@ -34,6 +41,7 @@ class Decoder:
     table_words: int = 0
     table_places: int = 0
     overhang: int = 0
+    taps: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +75,10 @@ class Source:
     def patterns(self, patterns: NDArray[Any]) -> tuple[str, int]:
         """The table of ``rsk_pattern.h``: how many taps each pattern has, and which; and the most that one has."""
         most = max(int(patterns.astype(bool).sum(axis=1).max()), 1)
-        if patterns.shape[1] > 256:
-            raise UnsupportedError(f"{self.name}: the C kernels take at most 256 taps in a pattern, this weight has {patterns.shape[1]}; try --weights bitmask")
+        if patterns.shape[1] > MOST_TAPS:
+            raise UnsupportedError(
+                f"{self.name}: the C kernels take at most {MOST_TAPS} taps in a pattern, this weight has {patterns.shape[1]}; try --weights bitmask"
+            )
         rows = [[len(taps), *taps, *[0] * (most - len(taps))] for taps in (np.flatnonzero(row).tolist() for row in patterns)]
         return self.array("patterns", np.array(rows, np.uint8)), most
 
@@ -103,10 +113,14 @@ def pattern(source: Source) -> Decoder:
     if filters % (source.grid[0] // len(ids)):
         ids = np.repeat(ids, source.grid[0] // len(ids), axis=0)
     share = source.grid[0] // len(ids)
-    patterns, most = source.patterns(source.weight.arrays["patterns"])
-    count = len(source.weight.arrays["patterns"])
+    table = source.weight.arrays["patterns"]
+    patterns, most = source.patterns(table)
+    count, mixed = len(table), int((table.astype(bool).sum(axis=1) != most).any())
+    taps = 0 if mixed or share > 1 or ids.itemsize > 1 else most
     fields = {"decode": "rsk_pattern", "prepare": "rsk_pattern_places", "index": source.array("ids", ids), "patterns": patterns, "count": count}
-    return Decoder("pattern", {**fields, "params": f"{{{most}, {ids.itemsize}, {share}}}"}, filters // share, source.longest, 0, count * (most + 1), most)
+    return Decoder(
+        "pattern", {**fields, "params": f"{{{most}, {ids.itemsize}, {share}, {mixed}}}"}, filters // share, source.longest, 0, count * most, most, taps
+    )
 
 
 def periodic(source: Source) -> Decoder:
@@ -124,7 +138,7 @@ def periodic(source: Source) -> Decoder:
         "count": len(table),
         "params": f"{{{most}}}",
     }
-    return Decoder("periodic", fields, min(len(table), filters // source.groups), source.longest, 0, len(table) * (most + 1), most)
+    return Decoder("periodic", fields, min(len(table), filters // source.groups), source.longest, 0, len(table) * most, most)
 
 
 def lfsr(source: Source) -> Decoder:
@@ -139,9 +153,7 @@ def lfsr(source: Source) -> Decoder:
     most = params["taps_per_kernel"]
     patterns, most = source.patterns(pattern_table(taps, most))
     fields = {"decode": "rsk_lfsr_pattern", "prepare": "rsk_lfsr_pattern_prepare", "patterns": patterns, "count": comb(taps, most)}
-    return Decoder(
-        "lfsr", {**fields, "params": f"{{{most}, {register}}}"}, filters // source.groups, source.longest, NIBBLES, comb(taps, most) * (most + 1), most
-    )
+    return Decoder("lfsr", {**fields, "params": f"{{{most}, {register}}}"}, filters // source.groups, source.longest, NIBBLES, comb(taps, most) * most, most)
 
 
 DECODERS: Mapping[str, Callable[[Source], Decoder]] = {
@@ -152,7 +164,7 @@ DECODERS: Mapping[str, Callable[[Source], Decoder]] = {
 
 def encoded(weight: Packed, groups: int, data: Data, name: str, places: Sequence[int] | None, wide: bool) -> tuple[Decoder, dict[str, Any]]:
     """The decoder, and the fields of ``struct rsk_weight``. ``places`` are the taps' in the panel."""
-    weight = with_patterns(weight)
+    weight = with_patterns(weight, data.tables)
     source = Source(weight, groups, data, name)
     decoder = DECODERS[weight.format](source)
     filters, channels, taps = source.grid
@@ -171,20 +183,49 @@ def encoded(weight: Packed, groups: int, data: Data, name: str, places: Sequence
     return decoder, fields
 
 
-def with_patterns(weight: Packed) -> Packed:
+def common_tables(graph: Graph[Packed]) -> frozenset[tuple[int, int]]:
+    """Taps of a kernel and taps that it keeps, where a table of all such patterns is small for one of the weights: all use it."""
+    found = set()
+    for layer in graph.weighted():
+        weight, kernel = layer.weight, prod(layer.weight.shape[2:])
+        if weight.format in ("bitmask", "pattern") and 1 < kernel <= MOST_TAPS:
+            counts = format_named(weight.format).support(weight).reshape(-1, kernel).sum(axis=1)
+            most = int(counts.max())
+            if counts.min() == most and COMMON * comb(kernel, most) <= min(counts.size, COMMON * MOST_PATTERNS):
+                found.add((kernel, most))
+    return frozenset(found)
+
+
+def with_patterns(weight: Packed, tables: Collection[tuple[int, int]]) -> Packed:
     """Patterns instead of a bit mask where they take about as much: they decode in a quarter of the time, and their table is smaller here than in a file."""
-    if weight.format != "bitmask" or prod(weight.shape[2:]) == 1:
+    kernel = prod(weight.shape[2:])
+    found = weight if weight.format == "pattern" else as_patterns(weight)
+    if found is None:
         return weight
+    ids, patterns = found.arrays["ids"], found.arrays["patterns"]
+    counts = patterns.astype(bool).sum(axis=1)
+    most = int(counts.max())
+    if counts.min() == most and (kernel, most) in tables:
+        return replace(found, arrays={**found.arrays, **numbered(ids, patterns, pattern_table(kernel, most))})
+    nbytes = ids.nbytes + len(patterns) * (most + 1)
+    return found if found is weight or nbytes <= weight.arrays["bits"].nbytes + weight.arrays["values"].nbytes // 32 else weight
+
+
+def as_patterns(weight: Packed) -> Packed | None:
+    """A bit mask as patterns, if it has few enough."""
+    if weight.format != "bitmask" or not 1 < prod(weight.shape[2:]) <= MOST_TAPS:
+        return None
     support = format_named("bitmask").support(weight)
     dense = np.zeros(weight.shape, weight.arrays["values"].dtype)
     dense[support] = weight.arrays["values"]
     mask = Mask("unstructured", support)
-    if format_named("pattern").nbytes(mask, 1) is None:
-        return weight
-    found = format_named("pattern").encode(dense, mask)
-    taps = int(found.arrays["patterns"].sum(axis=1).max())
-    nbytes = found.arrays["ids"].nbytes + len(found.arrays["patterns"]) * (taps + 1)
-    return found if nbytes <= weight.arrays["bits"].nbytes + weight.arrays["values"].nbytes // 32 and prod(weight.shape[2:]) <= 256 else weight
+    return None if format_named("pattern").nbytes(mask, 1) is None else format_named("pattern").encode(dense, mask)
+
+
+def numbered(ids: NDArray[Any], patterns: NDArray[np.uint8], table: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """The same patterns by their numbers in a table that other weights share."""
+    number = {row.tobytes(): index for index, row in enumerate(table)}
+    return {"patterns": table.view(np.uint8), "ids": np.array([number[row.tobytes()] for row in patterns], np.uint8)[ids]}
 
 
 def reencoded(values: NDArray[Any], like: Packed) -> Packed:

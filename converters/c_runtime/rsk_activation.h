@@ -36,6 +36,16 @@ struct rsk_activation {
   float alpha, beta;
 };
 
+/* The kinds that the network has, a bit each: of the others there is no code. */
+#if !defined(RSK_KINDS)
+#define RSK_KINDS UINT32_MAX
+#endif
+#define RSK_CALLED (RSK_KINDS >> (RSK_RELU + 1) != 0) /* whether there are others than the two that kernels end with themselves */
+#define RSK_CASE(name, value)                   \
+  case name:                                    \
+    if (RSK_KINDS & 1u << (name)) return value; \
+    break;
+
 static inline float rsk_sigmoid(float x) { return x >= 0 ? 1 / (1 + expf(-x)) : 1 - 1 / (1 + expf(x)); }
 
 static inline float rsk_softplus(float x) { return fmaxf(x, 0) + log1pf(expf(-fabsf(x))); }
@@ -45,54 +55,30 @@ static inline float rsk_clip(float x, float low, float high) { return x < low ? 
 RSK_FUNCTION float rsk_activate_one(float x, const struct rsk_activation* function) {
   const float alpha = function->alpha, beta = function->beta;
   switch (function->kind) {
-    case RSK_IDENTITY:
-      return x;
-    case RSK_RELU:
-      return x < 0 ? 0 : x;
-    case RSK_CLIP:
-      return rsk_clip(x, alpha, beta);
-    case RSK_SIGMOID:
-      return rsk_sigmoid(x);
-    case RSK_TANH:
-      return tanhf(x);
-    case RSK_SILU:
-      return x * rsk_sigmoid(x);
-    case RSK_GELU:
-      return 0.5f * x * (1 + erff(x * 0.70710678118654752f));
-    case RSK_GELU_TANH:
-      return 0.5f * x * (1 + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
-    case RSK_HARD_SWISH:
-      return x * rsk_clip(x / 6 + 0.5f, 0, 1);
-    case RSK_SOFTPLUS:
-      return rsk_softplus(x);
-    case RSK_SOFTSIGN:
-      return x / (1 + fabsf(x));
-    case RSK_MISH:
-      return x * tanhf(rsk_softplus(x));
-    case RSK_EXP:
-      return expf(x);
-    case RSK_LOG:
-      return logf(x);
-    case RSK_SQRT:
-      return sqrtf(x);
-    case RSK_ABS:
-      return fabsf(x);
-    case RSK_NEG:
-      return -x;
-    case RSK_ERF:
-      return erff(x);
-    case RSK_RECIPROCAL:
-      return 1 / x;
-    case RSK_LEAKY_RELU:
-      return x >= 0 ? x : alpha * x;
-    case RSK_ELU:
-      return x >= 0 ? x : alpha * expm1f(x);
-    case RSK_CELU:
-      return fmaxf(x, 0) + fminf(alpha * expm1f(x / alpha), 0);
-    case RSK_SELU:
-      return beta * (x >= 0 ? x : alpha * expm1f(x));
-    case RSK_HARD_SIGMOID:
-      return rsk_clip(alpha * x + beta, 0, 1);
+    RSK_CASE(RSK_IDENTITY, x)
+    RSK_CASE(RSK_RELU, x < 0 ? 0 : x)
+    RSK_CASE(RSK_CLIP, rsk_clip(x, alpha, beta))
+    RSK_CASE(RSK_SIGMOID, rsk_sigmoid(x))
+    RSK_CASE(RSK_TANH, tanhf(x))
+    RSK_CASE(RSK_SILU, x * rsk_sigmoid(x))
+    RSK_CASE(RSK_GELU, 0.5f * x * (1 + erff(x * 0.70710678118654752f)))
+    RSK_CASE(RSK_GELU_TANH, 0.5f * x * (1 + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x))))
+    RSK_CASE(RSK_HARD_SWISH, x * rsk_clip(x / 6 + 0.5f, 0, 1))
+    RSK_CASE(RSK_SOFTPLUS, rsk_softplus(x))
+    RSK_CASE(RSK_SOFTSIGN, x / (1 + fabsf(x)))
+    RSK_CASE(RSK_MISH, x * tanhf(rsk_softplus(x)))
+    RSK_CASE(RSK_EXP, expf(x))
+    RSK_CASE(RSK_LOG, logf(x))
+    RSK_CASE(RSK_SQRT, sqrtf(x))
+    RSK_CASE(RSK_ABS, fabsf(x))
+    RSK_CASE(RSK_NEG, -x)
+    RSK_CASE(RSK_ERF, erff(x))
+    RSK_CASE(RSK_RECIPROCAL, 1 / x)
+    RSK_CASE(RSK_LEAKY_RELU, x >= 0 ? x : alpha * x)
+    RSK_CASE(RSK_ELU, x >= 0 ? x : alpha * expm1f(x))
+    RSK_CASE(RSK_CELU, fmaxf(x, 0) + fminf(alpha * expm1f(x / alpha), 0))
+    RSK_CASE(RSK_SELU, beta * (x >= 0 ? x : alpha * expm1f(x)))
+    RSK_CASE(RSK_HARD_SIGMOID, rsk_clip(alpha * x + beta, 0, 1))
   }
   return x;
 }

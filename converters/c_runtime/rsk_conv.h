@@ -9,29 +9,49 @@
 
 #define RSK_INPUT float
 #define RSK_CELL float
-#define RSK_PACK_ROW rsk_pack_row
-#define RSK_PACK_CHANNEL rsk_pack_channel
+#define RSK_PACK rsk_pack
+#define RSK_PACK_FOUR(to, from) memcpy(to, from, 4 * sizeof(float))
 #include "rsk_panel.inl"
 #undef RSK_INPUT
 #undef RSK_CELL
-#undef RSK_PACK_ROW
-#undef RSK_PACK_CHANNEL
+#undef RSK_PACK
+#undef RSK_PACK_FOUR
+
+/* The sums of the filter whose kernels begin at `kernel`, without a list; `residual`, if not NULL, is added, and none is below `low`. */
+typedef void rsk_summer(const struct rsk_weight* weight, const void* table, size_t kernel, uint32_t plane, const float* panel, float bias,
+                        const float* residual, float low, float* sums, uint32_t vectors);
 
 struct rsk_conv {
   struct rsk_weight weight;
+  rsk_summer* sum; /* or NULL: the decoder lists the places of every filter */
   const float* bias;
   struct rsk_panel panel;
   uint32_t sums_at, room_at, list_at, table_at; /* in the work space, in floats; the panel comes first */
   struct rsk_activation activation;
 };
 
-/* From the sums of one filter to its rows of the output. */
+/* From the sums of one filter to its rows of the output, which may be the residual's places. */
 RSK_FUNCTION void rsk_finish(const struct rsk_conv* c, const float* sums, const float* residual, float* out, uint32_t rows) {
-  const size_t size = (size_t)rows * c->panel.out_width;
+  const float low = c->activation.kind == RSK_RELU ? 0.0f : -INFINITY;
+  const uint32_t width = c->panel.out_width, pitch = c->panel.pitch, all = rows * width;
+  const uint32_t count = pitch == width ? all : width; /* whole rows may lie side by side */
   float* to = out;
-  for (uint32_t row = 0; row < rows; row++, sums += c->panel.pitch)
-    for (uint32_t x = 0; x < c->panel.out_width; x++, to++) *to = residual ? sums[x] + *residual++ : sums[x];
-  rsk_activate(out, out, size, &c->activation);
+  for (uint32_t done = 0; done < all; done += count, sums += pitch, to += count) {
+    uint32_t x = 0;
+#if RSK_LANES > 1
+    for (; x + RSK_LANES <= count; x += RSK_LANES) {
+      rsk_vector sum = RSK_LOAD(sums + x);
+      if (residual) sum += RSK_LOAD(residual + x);
+      RSK_STORE(to + x, rsk_at_least(RSK_SPLAT(low), sum));
+    }
+#endif
+    for (const uint32_t end = RSK_LANES > 1 ? x + count % RSK_LANES : count; x < end; x++) {
+      const float sum = residual ? sums[x] + residual[x] : sums[x];
+      to[x] = sum < low ? low : sum;
+    }
+    if (residual) residual += count;
+  }
+  if (RSK_CALLED && c->activation.kind > RSK_RELU) rsk_activate(out, out, all, &c->activation);
 }
 
 /* All filters of one group over one packed strip. `out` and `residual` are at the strip's first row in the group's first filter. */
@@ -40,9 +60,22 @@ RSK_FUNCTION void rsk_strip(const struct rsk_conv* c, struct rsk_cursor* cursor,
   const uint32_t positions = (rows - 1) * c->panel.pitch + c->panel.out_width, vectors = (positions + RSK_LANES - 1) / RSK_LANES;
   const uint32_t sums_pitch = vectors * RSK_LANES;
   const size_t size = (size_t)c->panel.out_height * c->panel.out_width;
+  const int whole = c->panel.pitch == c->panel.out_width && sums_pitch == positions; /* the sums lie as the output does */
+  const float low = whole && c->activation.kind == RSK_RELU ? 0.0f : -INFINITY;
   float *sums = work + c->sums_at, *room = work + c->room_at;
   rsk_place* list = (rsk_place*)(void*)(work + c->list_at);
   for (uint32_t part = 0; part < c->weight.parts; part++) {
+    if (c->sum) {
+      const float* add = residual ? residual + part * size : NULL;
+      float* to = out + part * size;
+      c->sum(&c->weight, work + c->table_at, cursor->kernel, c->panel.plane, work, bias ? bias[part] : 0, whole ? add : NULL, low, whole ? to : sums, vectors);
+      if (!whole)
+        rsk_finish(c, sums, add, to, rows);
+      else if (RSK_CALLED && c->activation.kind > RSK_RELU)
+        rsk_activate(to, to, positions, &c->activation);
+      cursor->kernel += c->weight.channels;
+      continue;
+    }
     const struct rsk_rows found = c->weight.decode(&c->weight, work + c->table_at, c->panel.plane, part, cursor, list);
     for (uint32_t number = 0; number < found.count;) {
       const uint32_t count = found.count - number < 4 ? 1 : 4;
@@ -77,8 +110,7 @@ RSK_FUNCTION void rsk_conv(const struct rsk_conv* c, const float* in, const floa
       for (uint32_t top = 0; top < c->panel.out_height; top += c->panel.strip) {
         const uint32_t rows = c->panel.out_height - top < c->panel.strip ? c->panel.out_height - top : c->panel.strip;
         const size_t at = top * (size_t)c->panel.out_width;
-        for (uint32_t channel = 0; channel < channels; channel++)
-          rsk_pack_channel(&c->panel, in + channel * in_size, top, work + (size_t)channel * c->panel.plane);
+        rsk_pack(&c->panel, in, channels, top, work);
         cursor = start;
         rsk_strip(c, &cursor, c->bias ? c->bias + group * filters : NULL, residual ? residual + at : NULL, out + at, rows, work);
       }

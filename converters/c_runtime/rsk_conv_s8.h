@@ -6,15 +6,20 @@
 #include "rsk_panel.h"
 #include "rsk_weight.h"
 
+static inline void rsk_widen(int16_t* to, const int8_t* from) {
+  const int16_t a = from[0], b = from[1], c = from[2], d = from[3];
+  to[0] = a, to[1] = b, to[2] = c, to[3] = d;
+}
+
 #define RSK_INPUT int8_t
 #define RSK_CELL int16_t
-#define RSK_PACK_ROW rsk_pack_row_s8
-#define RSK_PACK_CHANNEL rsk_pack_channel_s8
+#define RSK_PACK rsk_pack_s8
+#define RSK_PACK_FOUR(to, from) rsk_widen((to), (from))
 #include "rsk_panel.inl"
 #undef RSK_INPUT
 #undef RSK_CELL
-#undef RSK_PACK_ROW
-#undef RSK_PACK_CHANNEL
+#undef RSK_PACK
+#undef RSK_PACK_FOUR
 
 struct rsk_conv_s8 {
   struct rsk_weight weight;
@@ -24,7 +29,61 @@ struct rsk_conv_s8 {
   struct rsk_requant requant;
 };
 
-/* Four kept weights at a time: their sums are loaded and stored once. */
+#if RSK_HELIUM || defined(RSK_DSP)
+#if RSK_HELIUM
+enum { RSK_BLOCK = 4, RSK_BLOCKS = 4 }; /* positions in a block, and blocks that the registers hold */
+
+/* The sums of `blocks` blocks, in registers. They have room for whole blocks. */
+static inline void rsk_blocks_s8(const int16_t* panel, const rsk_place* list, uint32_t kept, const int8_t* values, int32_t bias, int32_t* sums,
+                                 uint32_t blocks) {
+  int32x4_t sum[RSK_BLOCKS];
+  for (uint32_t i = 0; i < blocks; i++) sum[i] = vdupq_n_s32(bias);
+  for (uint32_t k = 0; k < kept; k++)
+    for (uint32_t i = 0; i < blocks; i++) sum[i] = vmlaq_n_s32(sum[i], vldrhq_s32(panel + list[k] + 4 * i), values[k]);
+  for (uint32_t i = 0; i < blocks; i++) vstrwq_s32(sums + 4 * i, sum[i]);
+}
+#else
+enum { RSK_BLOCK = 2, RSK_BLOCKS = 3 };
+
+static inline void rsk_blocks_s8(const int16_t* panel, const rsk_place* list, uint32_t kept, const int8_t* values, int32_t bias, int32_t* sums,
+                                 uint32_t blocks) {
+  int32_t even[RSK_BLOCKS], odd[RSK_BLOCKS];
+  for (uint32_t i = 0; i < blocks; i++) even[i] = odd[i] = bias;
+  for (uint32_t k = 0; k < kept; k += 2) {
+    const uint32_t next = k + 1 < kept ? k + 1 : k;
+    const int16_t *x = panel + list[k], *y = panel + list[next];
+    const int16x2_t pair = rsk_lower((uint32_t)values[k], next > k ? (uint32_t)values[next] : 0);
+    for (uint32_t i = 0; i < blocks; i++) {
+      const uint32_t a = rsk_word(x + 2 * i), b = rsk_word(y + 2 * i);
+      even[i] = __smlad(rsk_lower(a, b), pair, even[i]);
+      odd[i] = __smlad(rsk_upper(a, b), pair, odd[i]);
+    }
+  }
+  for (uint32_t i = 0; i < blocks; i++) sums[2 * i] = even[i], sums[2 * i + 1] = odd[i];
+}
+#endif
+
+RSK_FUNCTION void rsk_sum_s8(const int16_t* panel, const rsk_place* list, uint32_t kept, const int8_t* values, int32_t bias, int32_t* restrict sums,
+                             uint32_t positions) {
+  for (uint32_t left = (positions + RSK_BLOCK - 1) / RSK_BLOCK, blocks; left; left -= blocks, panel += RSK_BLOCK * blocks, sums += RSK_BLOCK * blocks) {
+    blocks = left < RSK_BLOCKS ? left : RSK_BLOCKS;
+    switch (blocks) {
+      case 1:
+        rsk_blocks_s8(panel, list, kept, values, bias, sums, 1);
+        break;
+      case 2:
+        rsk_blocks_s8(panel, list, kept, values, bias, sums, 2);
+        break;
+      case 3:
+        rsk_blocks_s8(panel, list, kept, values, bias, sums, 3);
+        break;
+      default:
+        rsk_blocks_s8(panel, list, kept, values, bias, sums, RSK_BLOCKS);
+    }
+  }
+}
+#else
+/* Four kept weights at a time: their sums are loaded and stored once. gcc makes smlal of it for NEON. */
 RSK_FUNCTION void rsk_sum_s8(const int16_t* panel, const rsk_place* list, uint32_t kept, const int8_t* values, int32_t bias, int32_t* restrict sums,
                              uint32_t positions) {
   uint32_t k = 0;
@@ -40,6 +99,7 @@ RSK_FUNCTION void rsk_sum_s8(const int16_t* panel, const rsk_place* list, uint32
     for (uint32_t p = 0; p < positions; p++) sums[p] += v * a[p];
   }
 }
+#endif
 
 RSK_FUNCTION void rsk_strip_s8(const struct rsk_conv_s8* c, struct rsk_cursor* cursor, uint32_t filter, const int8_t* residual, void* out, size_t at,
                                uint32_t rows, float* work) {
@@ -73,8 +133,7 @@ RSK_FUNCTION void rsk_conv_s8(const struct rsk_conv_s8* c, const int8_t* in, con
     for (uint32_t group = 0; group < groups; group++, start = cursor, in += channels * in_size, at += filters * out_size)
       for (uint32_t top = 0; top < c->panel.out_height; top += c->panel.strip) {
         const uint32_t rows = c->panel.out_height - top < c->panel.strip ? c->panel.out_height - top : c->panel.strip;
-        for (uint32_t channel = 0; channel < channels; channel++)
-          rsk_pack_channel_s8(&c->panel, in + channel * in_size, top, panel + (size_t)channel * c->panel.plane);
+        rsk_pack_s8(&c->panel, in, channels, top, panel);
         cursor = start;
         rsk_strip_s8(c, &cursor, group * filters, residual, out, at + top * (size_t)c->panel.out_width, rows, work);
       }

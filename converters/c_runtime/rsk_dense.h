@@ -9,8 +9,9 @@ RSK_FUNCTION struct rsk_rows rsk_dense(const struct rsk_weight* weight, const vo
   const uint32_t filters = weight->filters / weight->groups, kept = weight->channels * weight->taps;
   const struct rsk_rows rows = {0, 1, filters, kept, cursor->value, kept};
   (void)table, (void)part;
-  for (uint32_t channel = 0; channel < weight->channels; channel++)
-    for (uint32_t tap = 0; weight->places && tap < weight->taps; tap++) *list++ = (rsk_place)(channel * plane + weight->places[tap]);
+  uint32_t channels = weight->places ? weight->channels : 0, base = 0;
+  for (; channels; channels--, base += plane)
+    for (uint32_t tap = 0; tap < weight->taps; tap++) *list++ = (rsk_place)(base + weight->places[tap]);
   cursor->value += (size_t)filters * kept;
   return rows;
 }

@@ -4,6 +4,28 @@
 
 #include "rsk_activation.h"
 
+#if defined(RSK_DSP)
+/* Four bytes from anywhere. */
+static inline uint32_t rsk_word(const void* from) {
+  uint32_t word;
+  memcpy(&word, from, sizeof word);
+  return word;
+}
+
+/* The lower halves of two registers in one, and the upper ones: that of `a` below. gcc takes up to four instructions for what is one. */
+static inline int16x2_t rsk_lower(uint32_t a, uint32_t b) {
+  int16x2_t both;
+  __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(both) : "r"(a), "r"(b));
+  return both;
+}
+
+static inline int16x2_t rsk_upper(uint32_t a, uint32_t b) {
+  int16x2_t both;
+  __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(both) : "r"(b), "r"(a));
+  return both;
+}
+#endif
+
 /* A sum of filter f stands for sums[f] · scales[f]. Where the output is 8-bit, it is sum · multipliers[f] / 2^shifts[f], rounded, between `low`
    and `high`; without multipliers it is a float. `residual` values stand for multiples of `residual_scale`. */
 struct rsk_requant {

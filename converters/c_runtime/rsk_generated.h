@@ -76,7 +76,7 @@ RSK_FUNCTION void rsk_conv_generated(const struct rsk_generated* g, const float*
     for (uint32_t top = 0; top < panel->out_height; top += panel->strip) {
       const uint32_t rows = panel->out_height - top < panel->strip ? panel->out_height - top : panel->strip;
       const size_t at = top * (size_t)panel->out_width;
-      for (uint32_t channel = 0; channel < channels; channel++) rsk_pack_channel(panel, in + channel * in_size, top, work + (size_t)channel * panel->plane);
+      rsk_pack(panel, in, channels, top, work);
       rsk_generated_strip(g, residual ? residual + at : NULL, out + at, rows, work);
     }
     in += channels * in_size, out += g->conv.weight.filters * out_size;

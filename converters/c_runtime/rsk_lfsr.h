@@ -25,7 +25,7 @@ static inline uint32_t rsk_lfsr_next(const uint32_t* nibbles, uint32_t state) {
   return next;
 }
 
-/* params: the most taps of a pattern, width, polynomial without its top bit, seed. The table: nibbles, then places. */
+/* params: the taps of every pattern, width, polynomial without its top bit, seed. The table: nibbles, then places. */
 RSK_FUNCTION void rsk_lfsr_pattern_prepare(const struct rsk_weight* weight, void* table) {
   rsk_lfsr_nibbles(weight->params[1], weight->params[2], (uint32_t*)table);
   rsk_pattern_places(weight, (uint32_t*)table + RSK_NIBBLES);
@@ -35,10 +35,11 @@ RSK_FUNCTION struct rsk_rows rsk_lfsr_pattern(const struct rsk_weight* weight, c
                                               rsk_place* list) {
   const uint32_t* nibbles = (const uint32_t*)table;
   const rsk_place* places = (const rsk_place*)(nibbles + RSK_NIBBLES);
+  const uint32_t most = weight->params[0];
   uint32_t state = cursor->kernel ? cursor->state : weight->params[3];
   struct rsk_rows rows = {part, 1, 1, 0, cursor->value, 0};
-  for (uint32_t channel = 0; channel < weight->channels; channel++, state = rsk_lfsr_next(nibbles, state))
-    rows.kept += rsk_kernel(places, weight->params[0], state % weight->count, channel * plane, list + rows.kept);
+  for (uint32_t channel = 0; channel < weight->channels; channel++, state = rsk_lfsr_next(nibbles, state), rows.kept += most)
+    rsk_kernel(places, most, state % weight->count, RSK_BASE((uint64_t)channel * plane), list + rows.kept);
   cursor->kernel += weight->channels;
   cursor->value += rows.kept;
   cursor->state = state;

@@ -17,6 +17,11 @@ struct rsk_linear {
 RSK_FUNCTION float rsk_dot_kept(const float* values, const float* in, const rsk_place* list, uint32_t kept) {
   float sums[4] = {0, 0, 0, 0};
   uint32_t k = 0;
+#if RSK_HELIUM & 2 && !defined(RSK_WIDE_PLACES)
+  float32x4_t four = vdupq_n_f32(0);
+  for (; k + 4 <= kept; k += 4) four = vfmaq_f32(four, vldrwq_f32(values + k), vldrwq_gather_shifted_offset_f32(in, vldrhq_u32(list + k)));
+  vstrwq_f32(sums, four);
+#endif
   for (; k + 4 <= kept; k += 4)
     for (uint32_t i = 0; i < 4; i++) sums[i] += values[k + i] * in[list[k + i]];
   for (; k < kept; k++) sums[0] += values[k] * in[list[k]];
@@ -28,10 +33,10 @@ RSK_FUNCTION float rsk_dot(const float* values, const float* in, uint32_t count)
   float lanes[RSK_LANES], sum = 0;
   uint32_t k = 0;
   for (; k + 4 * RSK_LANES <= count; k += 4 * RSK_LANES) {
-    a += RSK_LOAD(values + k) * RSK_LOAD(in + k);
-    b += RSK_LOAD(values + k + RSK_LANES) * RSK_LOAD(in + k + RSK_LANES);
-    c += RSK_LOAD(values + k + 2 * RSK_LANES) * RSK_LOAD(in + k + 2 * RSK_LANES);
-    d += RSK_LOAD(values + k + 3 * RSK_LANES) * RSK_LOAD(in + k + 3 * RSK_LANES);
+    a = RSK_DOT(a, values + k, in + k);
+    b = RSK_DOT(b, values + k + RSK_LANES, in + k + RSK_LANES);
+    c = RSK_DOT(c, values + k + 2 * RSK_LANES, in + k + 2 * RSK_LANES);
+    d = RSK_DOT(d, values + k + 3 * RSK_LANES, in + k + 3 * RSK_LANES);
   }
   RSK_STORE(lanes, (a + b) + (c + d));
   for (uint32_t i = 0; i < RSK_LANES; i++) sum += lanes[i];

@@ -1,0 +1,79 @@
+"""The innermost loops of the C runtime compute what they mean on every instruction set that they have a form for, and use its instructions."""
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import networks
+import pytest
+from c_cases import fixed
+from c_targets import needs
+
+from rsk_deploy.converters import c as converter
+from rsk_deploy.converters.c import assembly
+
+HERE = Path(__file__).parent / "c"
+CONVERTERS = HERE.parent.parent / "converters"
+RUNTIME, MACHINES = CONVERTERS / "c_runtime", CONVERTERS / "c_machines"
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-O3", "-ffp-contract=fast")
+BARE = ("-mthumb", "-mfloat-abi=hard", "--specs=rdimon.specs", "-nostartfiles", str(MACHINES / "cortex_m.c"))
+BOARD = ("-nographic", "-monitor", "none", "-serial", "none", "-semihosting", "-kernel")
+PACKAGES = "gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
+
+
+@dataclass(frozen=True)
+class Build:
+    """How the kernels are compiled and run, and instructions that are in them."""
+
+    tools: str
+    flags: tuple[str, ...]
+    emulator: tuple[str, ...]
+    instructions: tuple[str, ...]
+
+
+def board(machine, processor, script, *instructions):
+    """A Cortex-M under emulation."""
+    return Build("arm-none-eabi-", (f"-mcpu={processor}", *script, *BARE), ("qemu-system-arm", "-M", machine, *BOARD), instructions)
+
+
+MPS2 = (f"-T{MACHINES / 'cortex_m.ld'}", "-Wl,--defsym=constants_at=0x21000000")
+MPS2_M7 = (MPS2[0], "-Wl,--defsym=constants_at=0x60000000")
+MPS3 = (f"-T{HERE / 'cortex_m55.ld'}",)
+
+BUILDS = {
+    "one lane": Build("", ("-DRSK_LANES=1", "-DRSK_SHARED_TILE=4"), (), ()),
+    "SSE2": Build("", (), (), ()),
+    "NEON": Build("aarch64-linux-gnu-", ("-static",), ("qemu-aarch64-static",), (r"fmla\s+v\d+.4s, v\d+.4s, v\d+.s\[", r"smlal2?\s+v\d+.4s")),
+    "NEON dot products": Build("aarch64-linux-gnu-", ("-static", "-march=armv8.2-a+dotprod"), ("qemu-aarch64-static", "-cpu", "max"), (r"sdot\s+v\d+.4s",)),
+    "DSP": board("mps2-an386", "cortex-m4", MPS2, r"smlad\s", r"sxtb16\s"),
+    "DSP, Cortex-M7": board("mps2-an500", "cortex-m7", MPS2_M7, r"smlad\s"),
+    "Helium": board("mps3-an547", "cortex-m55", MPS3, r"vfma.f32\s+q", r"vmla.s32\s+q", r"vmladava.s8", r"vldrw.u32\s+q\d+, \[\w+, q"),
+    "Helium of integers": board("mps3-an547", "cortex-m55+nomve.fp", MPS3, r"vmla.s32\s+q", r"vmladava.s16"),
+}
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_the_kernels_compute_what_they_mean_with_the_instructions_of(name, tmp_path):
+    build = BUILDS[name]
+    needs(f"{build.tools}gcc", *build.emulator[:1], packages=PACKAGES)
+    arguments = [f"{build.tools}gcc", *STRICT, *build.flags, f"-I{RUNTIME}", str(HERE / "kernels.c"), "-save-temps", "-o", "kernels", "-lm"]
+    subprocess.run(arguments, cwd=tmp_path, check=True, timeout=200)
+    done = subprocess.run([*build.emulator, "./kernels"], cwd=tmp_path, check=False, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout) == (0, "0 failures\n")
+    text = "".join(file.read_text() for file in tmp_path.glob("*.s"))
+    for instruction in build.instructions:
+        assert re.search(instruction, text), instruction
+
+
+@pytest.mark.parametrize(("target", "machine"), [("aarch64", "arm64-apple-macos11"), ("x86-64", "x86_64-apple-macos11")])
+def test_generated_assembly_is_mach_o_too(target, machine, tmp_path, monkeypatch):
+    needs("clang", packages="clang")
+    monkeypatch.setattr(assembly, "HOT", 16)
+    folder = tmp_path / "net"
+    converter.write(fixed(networks.packed("psconv-regular")), folder, target=target, emit_asm=True)
+    subprocess.run([shutil.which("clang"), "-target", machine, "-c", "net.S", "-o", "net.o"], cwd=folder, check=True)
+    content = (folder / "net.o").read_bytes()
+    assert content[:4] == b"\xcf\xfa\xed\xfe"
+    assert b"\0_net_code_1\0" in content
