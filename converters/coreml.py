@@ -7,6 +7,7 @@ outputs stay fp32. ``rsk_deploy.mlprogram`` reads the package back and executes 
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import uuid
@@ -95,8 +96,9 @@ def write(graph: Graph[Packed], path: Path, **options: Any) -> Footprint:
     check(graph, chosen)
     with coremltools() as package:
         _write(package, graph, path, chosen)
-    meaning = partial(reference.run, rounded(graph, chosen.precision, chosen.compress)) if chosen.compress else None
-    return Footprint(bits=np.finfo(PRECISIONS[chosen.precision]).nmant + 1, meaning=meaning)
+    held = rounded(graph, chosen.precision, chosen.compress)
+    bits = np.finfo(PRECISIONS[chosen.precision]).nmant + 1
+    return Footprint(bits=bits, meaning=partial(reference.run, held) if chosen.compress else None, held=held)
 
 
 def check(graph: Graph[Packed], options: Options) -> None:
@@ -126,8 +128,8 @@ def runner(path: Path, values: Iterable[str] = ()) -> Runner:
     return _interpreted(program, ends, wanted)
 
 
-def rounded(graph: Graph[Packed], precision: str, compress: str) -> Graph[Packed]:
-    """The graph with the weights that ``compress`` leaves of it."""
+def rounded(graph: Graph[Packed], precision: str, compress: str | None) -> Graph[Packed]:
+    """The graph with its weights as they are in the file."""
     layers = list(graph.layers)
     for index, layer in enumerate(graph.layers):
         if isinstance(layer, Weighted):
@@ -146,7 +148,7 @@ def _ends_of(program: mlprogram.Program) -> Ends:
 
 
 def _interpreted(program: mlprogram.Program, ends: Ends, values: Iterable[str]) -> Runner:
-    inner = {name: ends.outputs.get(name, identifier(name)) for name in values}
+    inner = {name: ends.outputs.get(name) or program.said["renamed"].get(name, identifier(name)) for name in values}
     wanted = {**ends.outputs, **{name: known for name, known in inner.items() if known in program.values}}
 
     def run(inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, FloatArray]:
@@ -181,6 +183,7 @@ def _write(package: Any, graph: Graph[Packed], path: Path, options: Options) -> 
     ends = _ends(body, graph, options)
     system = getattr(package.target, f"iOS{options.system}")
     function, scores = _function(body, graph, ends, system)
+    renamed = {name: value.name for name, value in body.values.items() if name not in {**ends.inputs, **ends.outputs} and value.name != identifier(name)}
     function.set_input_types(tuple(_feature(package, entry, ends) for entry in graph.inputs))
     program = Program()
     program.add_function("main", function)
@@ -188,11 +191,16 @@ def _write(package: Any, graph: Graph[Packed], path: Path, options: Options) -> 
     home = path / "Data" / FOLDER
     (home / "weights").mkdir(parents=True)
     ways = {"convert_to": "mlprogram", "convert_from": "milinternal", "classifier_config": classifier}
-    model = load(program, str(home / "weights"), specification_version=system.value, **ways)
+    try:
+        model = load(program, str(home / "weights"), specification_version=system.value, **ways)
+    except RuntimeError as error:
+        if "FileWriter" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, str(error)) from error  # coremltools does not say why it cannot write
     metadata = model.description.metadata
     metadata.author, metadata.license = options.author, options.license
     metadata.shortDescription = options.description or f"A sparse network, written by rsk-deploy {tool_version()}"
-    metadata.userDefined["rsk"] = _metadata(graph, options, ends)
+    metadata.userDefined["rsk"] = _metadata(graph, options, ends, renamed)
     (home / "model.mlmodel").write_bytes(model.SerializeToString(deterministic=True))
     (path / "Manifest.json").write_text(MANIFEST)
 
@@ -276,12 +284,16 @@ def _feature(package: Any, entry: Input, ends: Ends) -> Any:
     return package.TensorType(name=name, shape=shape, dtype=np.float32)
 
 
-def _metadata(graph: Graph[Packed], options: Options, ends: Ends) -> str:
-    """What the file says of itself, as JSON whose bytes depend on nothing but the graph and the options."""
+def _metadata(graph: Graph[Packed], options: Options, ends: Ends, renamed: Mapping[str, str]) -> str:
+    """What the file says of itself, as JSON whose bytes depend on nothing but the graph and the options.
+
+    ``renamed``: the inner values that are not called as ``identifier`` says, because two would be called the same.
+    """
     content = {
         "version": VERSION,
         "inputs": ends.inputs,
         "outputs": ends.outputs,
+        "renamed": renamed,
         "images": {name: asdict(image) for name, image in ends.images.items()},
         "log": [astuple(entry) for entry in graph.log],
         "meta": graph.meta,

@@ -90,9 +90,9 @@ def coded(layer: Weighted[Packed], dtype: np.dtype[Any], compress: str) -> Coded
     return CODES[compress](dense(layer.weight, dtype), 1 if isinstance(layer, ConvTranspose) else 0)
 
 
-def held_weight(layer: Weighted[Packed], dtype: np.dtype[Any], compress: str) -> FloatArray:
-    """The values that the weight has in the file once it is rounded."""
-    return coded(layer, dtype, compress).values
+def held_weight(layer: Weighted[Packed], dtype: np.dtype[Any], compress: str | None) -> FloatArray:
+    """The values that the weight has in the file."""
+    return coded(layer, dtype, compress).values if compress else dense(layer.weight, dtype)
 
 
 def _is_smaller_sparse(mask: Array, bits: int) -> bool:

@@ -194,7 +194,7 @@ def _tensors(initializers: Mapping[str, NDArray[Any]], sidecar: Path | None) -> 
             tensor = TensorProto(name=name, dims=array.shape, data_type=np_dtype_to_tensor_dtype(array.dtype), raw_data=b"")
             set_external_data(tensor, sidecar.name, offset=file.tell(), length=array.nbytes)
             tensor.ClearField("raw_data")
-            file.write(array.tobytes())
+            file.write(np.ascontiguousarray(array).data)
             tensors.append(tensor)
     return tensors
 

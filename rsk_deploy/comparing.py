@@ -71,7 +71,7 @@ def compare(
     found, wanted = _run(a, inputs), _run(b, inputs)
     if sorted(found) != sorted(wanted):
         raise UsageError(f"the first network computes {', '.join(sorted(found))}; the second {', '.join(sorted(wanted))}: only the same outputs compare")
-    outputs = tuple(_compared(name, found[name], wanted[name], atol, rtol) for name in wanted)
+    outputs = tuple(compared(name, found[name], wanted[name], atol, rtol) for name in wanted)
     bad = None
     if isinstance(a, Graph) and isinstance(b, Graph) and not all(output.ok for output in outputs):
         names = [name for layer in b.layers for name in layer.outputs if name in a.shapes()]
@@ -83,7 +83,7 @@ def first_bad_layer(graph: Graph[Any], reference_values: Values, other_values: V
     """Name the first layer, in topological order, whose output differs: of what it reads, all that both sides know agrees."""
     for layer in graph.layers:
         for name in layer.outputs:
-            if name in reference_values and name in other_values and not _compared(name, other_values[name], reference_values[name], atol, rtol).ok:
+            if name in reference_values and name in other_values and not compared(name, other_values[name], reference_values[name], atol, rtol).ok:
                 return layer.name
     return None
 
@@ -116,7 +116,8 @@ def _run(network: Graph[Any] | Runner, inputs: Values) -> Values:
     return reference.run(network, inputs) if isinstance(network, Graph) else network(inputs)
 
 
-def _compared(name: str, a: Array, b: Array, atol: float, rtol: float) -> OutputComparison:
+def compared(name: str, a: Array, b: Array, atol: float, rtol: float) -> OutputComparison:
+    """One value of two networks."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape:
         return OutputComparison(name=name, max_abs=np.inf, max_rel=np.inf, mean_abs=np.inf, top1_agreement=None, ok=False)

@@ -49,6 +49,8 @@ def _weights(a: Packed, b: Packed) -> list[str]:
     if a.shape != b.shape:
         return [f"weight: shape {a.shape} → {b.shape}"]
     texts = [f"weight: stored as {a.format} → {b.format}"] if a.format != b.format else []
+    stored = [weight.arrays["values"].dtype for weight in (a, b)]
+    texts += [f"weight: stored in {stored[0]} → {stored[1]}"] if stored[0] != stored[1] else []
     old, new = (format_named(weight.format).decode(weight) for weight in (a, b))
     if moved := np.count_nonzero((old != 0) != (new != 0)):
         texts.append(f"weight: {moved} of {old.size} places became zero or nonzero")

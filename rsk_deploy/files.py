@@ -92,6 +92,6 @@ def check(path: Path, force: bool, by: Path | None = None) -> None:
 def reason(error: OSError, folder: Path) -> str:
     """Why the system refused, and what to do."""
     if error.errno in FULL:
-        written = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
+        written = size_of(folder) if folder.is_dir() else 0
         return f"the disk is full, or a file may not be larger; more than the {written} bytes that fitted are needed. Free some space or choose another folder"
     return f"cannot be written: {error.strerror or error}. Choose a folder that you can write to"

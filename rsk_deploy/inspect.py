@@ -33,7 +33,7 @@ class Inspection:
 def inspect(path: Path, options: ReadOptions) -> Inspection:
     """Look into a file of any kind that the tool reads or writes."""
     if store.is_ours(path):
-        saved = store.read(path)
+        saved = store.read_checked(path)
         return Inspection(path, f"packed {path.suffix.lower().lstrip('.')}", path.stat().st_size, saved.graph, saved.provenance)
     graph = pack(read(path, options).graph)
     return Inspection(path, f"{path.suffix.lower().lstrip('.')} model, not packed yet", path.stat().st_size, graph, EMPTY)

@@ -166,12 +166,17 @@ def chosen(options: Sequence[Option], wanted: str, likely: Mask) -> Option:
     )
 
 
+def kind_of(mask: Mask) -> str:
+    """The mask's family; ``dense`` where everything is kept."""
+    return "dense" if mask.support.all() else mask.family
+
+
 def explained(option: Option, options: Sequence[Option], dense: int) -> Choice:
     """Why the weight is stored as it is."""
     others = ", ".join(f"{other.format} {other.nbytes:,}" for other in options if other is not option)
     why = "the smallest" if option is options[0] else "asked for"
     return Choice(
-        mask=option.mask.family,
+        mask=kind_of(option.mask),
         description=mask_named(option.mask.family).describe(option.mask),
         evidence=option.mask.evidence,
         sizes={other.format: other.nbytes for other in options},

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
@@ -69,11 +69,27 @@ Runner: TypeAlias = Callable[[Mapping[str, np.ndarray[Any, Any]]], dict[str, Flo
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """The machine that a file is for, by a ``name`` for people, where that is not simply this one.
+
+    ``runner`` runs the file as that machine does; a UsageError says why that cannot be done here. ``batches``: how many it is worth to.
+    ``alone``: this machine cannot run the file otherwise.
+    """
+
+    name: str
+    runner: Callable[[Path], Runner]
+    batches: int
+    alone: bool = False
+
+
+@dataclass(frozen=True)
 class Footprint:
     """What a written file takes where it runs, and how it computes, where that is not simply the file's size and the network in float32.
 
     ``nbytes`` beside ``dense_nbytes`` of the same with dense weights; ``lines`` say more, for people, and ``figures`` the same
     for machines. ``bits``: of its numbers' precision. ``meaning``: what it must compute, where that is not the network's own by more than rounding.
+    ``elsewhere``: who else runs it.
+    ``held``: the network with its weights as the file rounds them, where each layer of the file can be run and held against it.
     """
 
     nbytes: int | None = None
@@ -82,6 +98,8 @@ class Footprint:
     figures: Mapping[str, Any] = field(default_factory=dict)
     bits: int = 24
     meaning: Runner | None = None
+    elsewhere: Elsewhere | None = None
+    held: Graph[Any] | None = None
 
 
 class Format(Protocol):
@@ -145,7 +163,27 @@ def known(table: Mapping[str, str], name: str, what: str) -> str:
     if name in table:
         return name
     near = difflib.get_close_matches(name, table, n=1)
-    raise UsageError(f"unknown {what} {name!r}; known are {', '.join(table)}" + (f". Did you mean {near[0]!r}?" if near else "."))
+    raise UsageError(f"unknown {what} {name!r}; known are {', '.join(table) or 'none'}" + (f". Did you mean {near[0]!r}?" if near else "."))
+
+
+def check_arguments(what: str, function: Callable[..., Any], given: Collection[str], *, positional: int = 0, also: Sequence[str] = ()) -> None:
+    """Refuse names of arguments that a function does not take, and the lack of one that it needs, with the nearest name.
+
+    The first ``positional`` arguments are given otherwise; those in ``also`` are somebody else's.
+    """
+    parameters = list(inspect.signature(function).parameters.values())[positional:]
+    if any(entry.kind is entry.VAR_KEYWORD for entry in parameters):
+        return
+    named = [entry for entry in parameters if entry.kind in (entry.POSITIONAL_OR_KEYWORD, entry.KEYWORD_ONLY)]
+    takes = [entry.name if entry.default is entry.empty else f"{entry.name}={entry.default!r}" for entry in named]
+    told = f"it takes {', '.join([*takes, *also]) or 'none'}"
+    names = [*(entry.name for entry in named), *also]
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            raise UsageError(f"{what} takes no argument {name!r}; {told}" + (f". Did you mean {near[0]!r}?" if near else "."))
+    if missing := [entry.name for entry in parameters if entry.default is entry.empty and entry.kind is not entry.VAR_POSITIONAL and entry.name not in given]:
+        raise UsageError(f"{what} needs the argument {missing[0]!r}; {told}.")
 
 
 def format_named(name: str) -> Format:
@@ -166,8 +204,5 @@ def converter_named(name: str) -> Converter:
 def regenerate(declared: Declared, shape: Shape) -> Mask:
     """The mask that a model says its weight was trained with."""
     generate = mask_named(declared.family).generate
-    try:
-        inspect.signature(generate).bind(shape, **declared.params)
-    except TypeError as error:
-        raise UsageError(f"a mask of family {declared.family!r} takes other parameters: {error}") from error
+    check_arguments(f"a mask of family {declared.family!r}", generate, declared.params, positional=1)
     return generate(shape, **declared.params)

@@ -26,7 +26,7 @@ from rsk_deploy.errors import CorruptFileError, MissingExtraError, UsageError, a
 from rsk_deploy.files import atomic
 from rsk_deploy.ir import Graph, Json, Packed
 from rsk_deploy.ir.layers import MAX_ELEMENTS
-from rsk_deploy.provenance import provenance, tool_version
+from rsk_deploy.provenance import provenance, tool_version, weights_sha256
 from rsk_deploy.registry import READERS, Runner
 
 OPTIONS: frozenset[str] = frozenset()
@@ -42,7 +42,7 @@ STORED = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "
 
 @dataclass(frozen=True)
 class Saved:
-    """What a ``.rsk`` file holds: the graph, and where it comes from (a claim of the file; see ``provenance.weights_sha256``)."""
+    """What a ``.rsk`` file holds: the graph, and where it comes from (a claim of the file; ``read_checked`` checks what it says of the weights)."""
 
     graph: Graph[Packed]
     provenance: Mapping[str, Json]
@@ -119,6 +119,15 @@ def read(path: Path) -> Saved:
         return Saved(codec.decode(content["graph"], arrays), origin)
 
 
+def read_checked(path: Path) -> Saved:
+    """``read``, and refuse weights that are not those that were written, by the hash in the file. It takes as long as decoding them all."""
+    saved = read(path)
+    said = saved.provenance.get("weights_sha256")
+    if said is not None and said != (found := weights_sha256(saved.graph)):
+        raise CorruptFileError(f"{path}: its weights have the SHA-256 {found}, and had {str(said)[:64]} when it was written. Some of its bytes have changed.")
+    return saved
+
+
 def provenance_of(content: Mapping[str, Json]) -> Mapping[str, Json]:
     """Where a file says that it comes from."""
     claims: Mapping[str, Json] = codec.free_json(codec.entries(content.get("provenance"), "provenance"), "provenance")
@@ -133,7 +142,8 @@ def onnx_reader() -> ModuleType:
 def onnx_metadata(path: Path) -> str | None:
     """What our converter left in an ONNX file; None in other people's."""
     reader = onnx_reader()
-    return next((entry.value for entry in reader.load(path).metadata_props if entry.key == reader.PROPERTY), None)
+    with about(str(path)):
+        return next((entry.value for entry in reader.load(path).metadata_props if entry.key == reader.PROPERTY), None)
 
 
 def check_version(version: Json, origin: Mapping[str, Json]) -> None:

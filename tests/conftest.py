@@ -6,6 +6,7 @@ os.environ["PYTHONSAFEPATH"] = "1"  # what tests start imports the installed pac
 import pytest
 import torch
 
+import rsk_deploy as rsk
 from rsk_deploy import zoo
 from rsk_deploy.nn import save_checkpoint
 
@@ -37,3 +38,11 @@ def checkpoints(tmp_path_factory):
     for name, args in kinds.items():
         save_checkpoint(network(**args), folder / f"{name}.pt", input_shape=SHAPE, labels=[str(digit) for digit in range(10)])
     return {name: folder / f"{name}.pt" for name in kinds}
+
+
+@pytest.fixture(scope="session")
+def onnx_model(checkpoints, tmp_path_factory):
+    """The 4-of-9 net as an ONNX file, which is read without torch."""
+    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    rsk.export(checkpoints["psconv"], path, verify=False)
+    return path

@@ -31,11 +31,11 @@ ALLOWED = {  # room → rooms whose code it may import
     "provenance": CORE | {"registry"},
     "store": CORE | {"registry", "codec", "files", "packing", "provenance", "reference"},
     "torchfiles": CORE,
-    "readers": DATA | {"fold", "nn", "zoo", "torchfiles", "packing", "reference", "store"},
+    "readers": DATA | {"fold", "nn", "zoo", "torchfiles", "packing", "reference", "store", "provenance"},
     "nn": DATA | {"files", "zoo", "torchfiles"},
     "zoo": CORE | {"registry", "nn"},
     "mlprogram": CORE | {"files"},
-    "converters": CORE | {"registry", "masks", "provenance", "reference", "mlprogram", "runtime"},  # the code generator alone, for --emit-asm
+    "converters": CORE | {"registry", "masks", "provenance", "reference", "mlprogram", "rewrite", "runtime"},  # the code generator alone, for --emit-asm
     "samples": CORE,
     "verify": CORE | {"registry", "readers", "reference", "comparing", "samples", "runtime", "store"},
     "exporting": CORE | {"rewrite", "registry", "readers", "packing", "verify", "reference", "files", "samples"},

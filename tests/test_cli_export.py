@@ -2,11 +2,8 @@
 
 import json
 import os
-import resource
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -18,7 +15,6 @@ from rsk_deploy.cli.console import size
 from rsk_deploy.cli.export import main
 from rsk_deploy.converters import coreml_windows
 from rsk_deploy.converters import onnx as onnx_converter
-from rsk_deploy.converters.coreml_body import interrupts_held
 from rsk_deploy.converters.onnx_opset import HIGHEST, LOWEST
 from rsk_deploy.diff import diff
 from rsk_deploy.files import size_of
@@ -33,14 +29,6 @@ def export(*arguments):
 
 def left_in(folder):
     return sorted(path.name for path in folder.rglob("*"))
-
-
-@pytest.fixture(scope="module")
-def onnx_model(checkpoints, tmp_path_factory):
-    """The 4-of-9 net as an ONNX file, which is read without torch."""
-    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
-    rsk.export(checkpoints["psconv"], path, verify=False)
-    return path
 
 
 def test_a_checkpoint_needs_no_flag(checkpoints, tmp_path):
@@ -140,6 +128,23 @@ def test_a_wrong_file_is_not_handed_out(checkpoints, tmp_path):
     assert result.exit_code == 3
     assert "The first layer that differs is features.4" in result.stderr
     assert left_in(tmp_path) == []
+
+
+@pytest.mark.usefixtures("wrong_converter")
+@pytest.mark.parametrize(("formats", "there", "missing"), [("rsk,onnx", ["psconv.rsk"], ["psconv.onnx"]), ("onnx,rsk", [], ["psconv.onnx", "psconv.rsk"])])
+def test_a_refusal_of_one_file_says_which_are_there_and_keeps_those(checkpoints, tmp_path, formats, there, missing):
+    out = tmp_path / "new" / "out"
+    result = export(checkpoints["psconv"], "--format", formats, "-o", out, "-q")
+    assert result.exit_code == 3
+    written, left = (", ".join(str(out / name) for name in names) for names in (there, missing))
+    assert f"Written: {written or 'nothing'}; not written: {left}" in result.stderr
+    assert left_in(tmp_path) == (["new", "out", *there] if there else [])
+
+
+def test_a_folder_that_was_there_stays(checkpoints, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert export(checkpoints["psconv"], "--format", "c", "-o", tmp_path / "out" / "new", "--max-flash", "1k").exit_code != 0
+    assert left_in(tmp_path) == ["out"]
 
 
 @pytest.mark.usefixtures("wrong_converter")
@@ -289,65 +294,6 @@ def test_one_encoding_for_all_leaves_weights_without_zeros_dense(onnx_model, tmp
 
 def test_the_version_is_told():
     assert export("--version").stdout.startswith("rsk-deploy 0.")
-
-
-def test_a_full_disk_leaves_nothing(onnx_model, tmp_path):
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
-    result = subprocess.run(
-        [*COMMAND, onnx_model, "--format", "onnx,rsk", "-o", tmp_path / "out"], capture_output=True, text=True, preexec_fn=limit, check=False
-    )
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr
-    assert left_in(tmp_path / "out") == []
-
-
-VERIFY_FOREVER = """
-import sys, time
-from rsk_deploy.cli.export import main
-from rsk_deploy.converters import onnx
-
-def runner(*_):
-    open(sys.argv[-1], "w").close()
-    time.sleep(60)
-
-onnx.runner = runner
-main(sys.argv[1:-1])
-"""
-
-
-def test_an_interrupt_leaves_nothing(onnx_model, tmp_path):
-    arguments = [sys.executable, "-c", VERIFY_FOREVER, onnx_model, "--format", "onnx", "-o", tmp_path / "out", tmp_path / "verifying"]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 100
-    while not (tmp_path / "verifying").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted" in stderr
-    assert "Traceback" not in stderr
-    assert left_in(tmp_path / "out") == []
-
-
-def test_an_interrupt_is_not_lost_in_an_import_that_swallows_exceptions():
-    reached = []
-
-    def hold():
-        with interrupts_held():
-            signal.raise_signal(signal.SIGINT)
-            reached.append("the end of the import")
-
-    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            hold()
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, outer)
-    assert reached
 
 
 def test_two_processes_write_the_same_bytes(checkpoints, tmp_path):

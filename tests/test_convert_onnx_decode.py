@@ -190,7 +190,7 @@ def benchmark():
     return module
 
 
-@pytest.mark.filterwarnings("ignore:3 kernels a filter with 2 taps each")  # a stem cannot reach every position, and says so
+@pytest.mark.filterwarnings("ignore:the 3 × 2 taps of a filter")  # a stem cannot reach every position, and says so
 @pytest.mark.parametrize("variant", SIZES)
 def test_resnet18_for_cifar_is_this_small_and_computes_the_same_bits(variant, benchmark, tmp_path):
     graph = benchmark.packed(variant)

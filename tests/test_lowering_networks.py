@@ -327,5 +327,5 @@ def test_layers_train_with_these_masks(family, params):
 
 
 def test_a_stem_too_thin_for_its_rectangles_is_warned_of():
-    with pytest.warns(CoverageWarning, match=r"the rectangles of 3 kernels a filter reach [78] of the 9 positions of the window; more input channels"):
+    with pytest.warns(CoverageWarning, match=r"the rectangles of a filter, one for each of 3 channels, reach [78] of the 9 positions of the window"):
         PSConv2d(3, 16, 3, support="lowerable")

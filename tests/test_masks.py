@@ -291,7 +291,7 @@ REFUSED = [
     ("regular", {"taps_per_kernel": "4"}, "taps_per_kernel is '4'; a whole number from 1 to 9 is needed"),
     ("regular", {"taps_per_kernel": True}, "taps_per_kernel is True; a whole number from 1 to 9 is needed"),
     ("regular", {"seed": -1}, "seed is -1; a whole number from 0 to 18446744073709551615 is needed"),
-    ("regular", {"period": 8}, "a mask of family 'regular' takes other parameters: got an unexpected keyword argument 'period'"),
+    ("regular", {"period": 8}, "a mask of family 'regular' takes no argument 'period'; it takes taps_per_kernel=4, seed=0."),
     ("one-pattern", {"taps": [1, 1]}, "the taps [1, 1] name a place twice"),
     ("one-pattern", {"taps": "ring"}, "the taps are 'ring'; a list of different places from 0 to 8 is needed"),
     ("one-pattern", {"taps": [9]}, "a tap is 9; a whole number from 0 to 8 is needed"),

@@ -78,7 +78,7 @@ class TestRandomSparseKernels:
         layer = RSKConv2d(8, 4, 3, p=1)
         assert torch.equal(layer(x), dense(layer, layer.weight)(x))
 
-    @pytest.mark.parametrize("p", [0, -0.1, 1.0001, float("nan"), float("inf")])
+    @pytest.mark.parametrize("p", [0, -0.1, 1.0001, float("nan"), float("inf"), "half", None])
     def test_p_outside_0_to_1_is_refused_with_the_value(self, p):
         with pytest.raises(UsageError, match=rf"p is {p}; the probability of keeping a weight is above 0 and at most 1"):
             RSKConv2d(2, 2, 3, p=p)
@@ -192,7 +192,7 @@ class TestFixedMaskLayer:
                 assert float(PSConv2d(64, 256, 3, bias=False, taps_per_kernel=taps)(x).std() / plain) == pytest.approx(1, abs=0.02)
 
     def test_a_stem_that_cannot_reach_every_position_warns_with_the_numbers(self):
-        with pytest.warns(CoverageWarning, match=r"3 kernels a filter with 2 taps each reach at most 6 of the 9 positions of the window; 3 taps per kernel"):
+        with pytest.warns(CoverageWarning, match=r"the 3 × 2 taps of a filter reach at most 6 of the 9 positions of the window; 3 taps per kernel"):
             layer = PSConv2d(3, 8, 3, taps_per_kernel=2)
         assert (layer.mask.any(dim=1).sum(dim=(1, 2)) == 6).all()
         with warnings.catch_warnings():
@@ -204,7 +204,7 @@ class TestFixedMaskLayer:
             PSConv2d(4, 4, 3, support="periodical")
 
     def test_parameters_of_another_family_are_refused_by_name(self):
-        with pytest.raises(UsageError, match=r"mask of family 'regular' takes other parameters: .*'period'"):
+        with pytest.raises(UsageError, match=r"PSConv2d with support='regular' takes no argument 'period'; it takes taps_per_kernel"):
             PSConv2d(4, 4, 3, period=8)
 
     @pytest.mark.parametrize("text", [b"", b"\xff", b"[]", b'{"family": "regular"}', b'{"family": "regular", "params": 3}', b"[" * 100_000, b" " * (2 << 20)])

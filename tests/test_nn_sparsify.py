@@ -102,5 +102,11 @@ def test_what_cannot_be_swapped_is_refused():
         sparsify(resnet(), "sparse")
     with pytest.raises(UsageError, match=r"no plain Conv2d of the ResNet is 'head.\*'; its convolutions are conv1, layer1.0.conv1"):
         sparsify(resnet(), "rsk", where="head.*")
+    with pytest.raises(UsageError, match=r"unknown argument of RSKConv2d 'generators'; known are p, generator. Did you mean 'generator'"):
+        sparsify(resnet(), "rsk", generators=None)
+    with pytest.raises(UsageError, match=r"unknown argument of SkeletonConv2d 'p'; known are none"):
+        sparsify(resnet(), "skeleton", p=0.5)
+    with pytest.raises(UsageError, match=r"PSConv2d with support='regular' takes no argument 'suport'; it takes taps_per_kernel=4, .*Did you mean 'support'"):
+        sparsify(resnet(), "psconv", suport="periodic")
     with pytest.raises(UsageError, match=r"conv1: taps_per_kernel is 10"):
         sparsify(resnet(), "psconv", taps_per_kernel=10)

@@ -101,7 +101,7 @@ def test_any_weight_packs_exactly_into_the_smallest_of_the_sizes_it_reports(shap
 @pytest.mark.parametrize(
     ("weight", "format", "family"),
     [
-        (random_weight((16, 16, 3, 3)), "dense", "unstructured"),
+        (random_weight((16, 16, 3, 3)), "dense", "dense"),
         (random_weight((16, 16, 3, 3), CROSS), "periodic", "one-pattern"),
         (regular_weight(64, 64, 4), "bitmask", "regular"),
         (regular_weight(256, 256, 4), "pattern", "regular"),

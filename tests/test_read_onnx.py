@@ -147,6 +147,12 @@ def test_quantised_weights_are_decoded() -> None:
     agree(source, {"x": np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)})
 
 
+def test_options_for_training_time_layers_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(valid().SerializeToString())
+    with pytest.raises(UsageError, match=r"net.onnx: --arch changes nothing here: an ONNX file is a network without training-time layers. Leave it out"):
+        onnx_reader.read(tmp_path / "net.onnx", ReadOptions(arch="cnn6"))
+
+
 def test_what_is_not_modelled_stays_an_opaque_node_with_its_constants() -> None:
     proto = model([node("Relu", "x", "a"), node("Einsum", "a w", "b", equation="nchw,cd->ndhw"), node("Abs", "b")], {"w": np.ones((3, 5), np.float32)})
     graph = onnx_reader.read(proto, ReadOptions(dynamic_batch=True, input_shape=(1, 3, 8, 8))).graph

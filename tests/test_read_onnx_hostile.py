@@ -24,10 +24,10 @@ SECONDS, MEGABYTES = 5, 1500
 @pytest.mark.parametrize("name", onnx_files.HOSTILE)
 def test_a_hostile_file_is_refused_with_an_error_of_ours(name: str, tmp_path: Path) -> None:
     path = onnx_files.write(name, tmp_path)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(RskError) as caught:
         read(path, ReadOptions())
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEGABYTES * 1024
     assert str(path) in str(caught.value)
     outside = ("external data outside the folder", "external data at an absolute path", "external data behind a link")

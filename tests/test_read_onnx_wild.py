@@ -14,7 +14,7 @@ import torch
 from hostile.onnx_files import functions, model, node, valid
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from rsk_deploy import reference
+from rsk_deploy import export, pack, reference
 from rsk_deploy.errors import CorruptFileError, UnsupportedError
 from rsk_deploy.ir import Conv, Opaque
 from rsk_deploy.readers import ReadOptions
@@ -152,6 +152,20 @@ def test_same_pads_with_a_dilation_are_run_though_onnxruntime_has_none(auto: str
     wanted = torch.nn.functional.conv2d(torch.from_numpy(x), torch.tensor(layer.weight.values), padding="same", dilation=(2, 3))
     if auto == "SAME_UPPER":  # what torch calls "same"
         np.testing.assert_allclose(source.run({"x": x})["y"], wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 19])
+@pytest.mark.parametrize("by", ["scales", "sizes"])
+def test_a_cubic_resize_with_the_empty_tensors_of_older_exporters_is_kept_and_written(opset: int, by: str, tmp_path: Path) -> None:
+    empty, larger = np.zeros(0, np.float32), {"s": np.array([1, 1, 2, 1.5], np.float32)} if by == "scales" else {"s": np.zeros(0, np.float32)}
+    sizes = {} if by == "scales" else {"z": np.array([1, 4, 5, 13])}
+    resize = node("Resize", " ".join(["h", "r", "s", *sizes]), mode="cubic", coordinate_transformation_mode="half_pixel")
+    proto = model([node("Conv", "x w", "h"), resize], {"w": f(4, 3, 3, 3), "r": empty, **larger, **sizes}, y=(None,) * 4, opset=opset)
+    source = read(proto)
+    result = export(pack(source.graph), tmp_path / "net.onnx", verify=False)
+    x = f(1, 3, 8, 8)
+    found = onnxruntime.InferenceSession(result.path).run(None, {"x": x})[0]
+    np.testing.assert_allclose(found, source.run({"x": x})["y"], rtol=2e-5, atol=2e-5)
 
 
 def test_what_onnxruntime_does_not_have_the_evaluator_of_onnx_runs() -> None:

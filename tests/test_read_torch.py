@@ -231,6 +231,14 @@ def test_p_out_of_range_is_refused_by_layer(p):
         read(model, options())
 
 
+@pytest.mark.parametrize(("p", "said"), [(None, "None"), ("half", "half"), (torch.tensor([0.5, 0.25]), r"tensor\(\[0.5000, 0.2500\]\)"), (float("nan"), "nan")])
+def test_a_described_p_that_is_no_probability_is_refused_by_layer(p, said):
+    model = conv_net(nn.Conv2d(3, 4, 3))
+    model[0].rsk_p = p
+    with pytest.raises(CorruptFileError, match=rf"^0: p is {said}; the probability of keeping a weight is above 0 and at most 1"):
+        read(model, options())
+
+
 def test_layers_that_share_a_weight_are_each_folded_once():
     first, second, plain = RSKConv2d(3, 3, 3, p=0.5), RSKConv2d(3, 3, 3, p=0.25), nn.Conv2d(3, 3, 3)
     second.weight = plain.weight = first.weight
@@ -369,7 +377,7 @@ class Untranslated(nn.Module):
             UnsupportedError,
             r"^aten._linalg_svd in 1 \(.*py:\d+\): torch.onnx has no translation: .*\.onnx file",
         ),
-        (b"text", options(), UsageError, "cannot read a bytes; pass a path, a torch.nn.Module"),
+        (b"text", options(), UsageError, "cannot read a value of type bytes; pass a path, a torch.nn.Module"),
     ],
 )
 def test_what_cannot_be_read_is_said_with_what_to_do(model, given, error, message):
@@ -394,6 +402,15 @@ def test_every_network_of_the_zoo_is_read(name):
         check(model, source, *sample(shape, batch=3 if dynamic else 1))
 
 
+class DependsOnData(nn.Module):
+    """A branch on a value, of which torch prints the graph so far."""
+
+    def forward(self, x):
+        return x + 1 if x.sum() > 0 else -x
+
+
 def test_reading_is_silent(capfd):
     read(conv_net(nn.Conv2d(3, 4, 3)), options())
+    with pytest.raises(UnsupportedError):
+        read(DependsOnData(), options())
     assert capfd.readouterr() == ("", "")

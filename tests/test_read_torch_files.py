@@ -13,8 +13,9 @@ from torch.nn.utils import prune
 
 from rsk_deploy import reference, zoo
 from rsk_deploy.errors import CorruptFileError, UnsafeFileError, UnsupportedError, UsageError
-from rsk_deploy.nn import save_checkpoint
+from rsk_deploy.nn import CoverageWarning, PSConv2d, save_checkpoint
 from rsk_deploy.readers import ReadOptions, read
+from rsk_deploy.readers.torch.sparse import evaluation_copy
 
 SHAPE = (1, 3, 16, 16)
 ARGS = {"width": 0.125}
@@ -64,13 +65,55 @@ def test_a_checkpoint_of_somebody_elses_code_is_built_only_when_named(tmp_path, 
     (tmp_path / "my_net_module.py").write_text(f"import pathlib, torch\npathlib.Path({str(marker)!r}).touch()\ndef make(): return torch.nn.Conv2d(3, 4, 3)\n")
     save_checkpoint(nn.Conv2d(3, 4, 3), tmp_path / "net.pt", input_shape=SHAPE, architecture=("my_net_module:make", {}))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UnsafeFileError, match=r"'my_net_module:make', which is code outside rsk-deploy; name it yourself \(--arch\)"):
+    with pytest.raises(UnsafeFileError, match=r"'my_net_module:make', which is code outside rsk-deploy; name it yourself if you trust it: --arch"):
         read(tmp_path / "net.pt", ReadOptions())
     assert not marker.exists()
     path = list(sys.path)
     assert read(tmp_path / "net.pt", ReadOptions(arch="my_net_module:make")).graph.outputs == ("output",)
     assert marker.exists()
     assert sys.path == path
+
+
+def test_masks_that_the_file_replaces_are_drawn_without_a_warning(tmp_path, monkeypatch):
+    (tmp_path / "my_thin_net.py").write_text("from rsk_deploy.nn import PSConv2d\ndef make(): return PSConv2d(1, 4, 3)\n")
+    with pytest.warns(CoverageWarning):
+        save_file(PSConv2d(1, 4, 3).state_dict(), tmp_path / "net.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert read(tmp_path / "net.safetensors", ReadOptions(arch="my_thin_net:make", input_shape=(1, 1, 8, 8))).graph.outputs == ("output",)
+
+
+def test_a_network_that_was_made_from_a_file_is_not_held_twice(model):
+    copy = evaluation_copy(model, ours=True)
+    assert all(ours.data_ptr() == own.data_ptr() for ours, own in zip(copy.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("given", [{"arch": "my_wide_net:make"}, {"allow_pickle": True}])
+def test_a_checkpoint_of_somebody_elses_code_needs_its_name_and_not_its_arguments(given, tmp_path, monkeypatch):
+    (tmp_path / "my_wide_net.py").write_text("import torch\ndef make(width=8): return torch.nn.Conv2d(3, width, 3)\n")
+    save_checkpoint(nn.Conv2d(3, 5, 3), tmp_path / "net.pt", input_shape=SHAPE, architecture=("my_wide_net:make", {"width": 5}))
+    monkeypatch.chdir(tmp_path)
+    source = read(tmp_path / "net.pt", ReadOptions(**given))
+    assert source.graph.shapes()["output"] == (1, 5, 14, 14)
+    assert source.graph.meta["architecture"] == {"name": "my_wide_net:make", "args": {"width": 5}}
+
+
+def test_an_argument_given_beside_a_checkpoint_is_heard(checkpoints):
+    with pytest.raises(UsageError, match=r"cnn6 takes no argument 'widht'; .*Did you mean 'width'"):
+        read(checkpoints["rsk"], ReadOptions(arch_args={"widht": 2}))
+    with pytest.raises(UsageError, match=r"in the state dict and float32 .*do the architecture's arguments agree"):
+        read(checkpoints["rsk"], ReadOptions(arch_args={"width": 2}))
+
+
+def test_a_checkpoint_of_a_pruned_network_needs_no_option(tmp_path):
+    torch.manual_seed(0)
+    model = zoo.build("cnn6", **ARGS).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            prune.l1_unstructured(module, "weight", amount=0.5)
+    save_checkpoint(model, tmp_path / "net.pt", input_shape=SHAPE)
+    source = read(tmp_path / "net.pt", ReadOptions())
+    assert "pruning" in {entry.action for entry in source.graph.log}
+    check(model, source)
 
 
 NESTED = {
@@ -129,6 +172,7 @@ def test_a_broken_file_is_refused(model, name, tmp_path):
     with pytest.raises(CorruptFileError, match=r"bad.pt: (is|starts|claims|stores|cannot be read) .*(bytes|\d|torch.save)") as caught:
         read(tmp_path / "bad.pt", options())
     assert not isinstance(caught.value, UnsafeFileError)
+    assert "weights_only" not in str(caught.value)  # torch's advice to open the file as code
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:4], lambda data: data[:-5], lambda data: b"\xff" * 8 + data[8:], lambda data: b"{}" * 20])
@@ -185,6 +229,19 @@ def test_a_state_dict_that_does_not_fit_is_refused(model, name, tmp_path):
         read(path, options(**given))
 
 
+SPARSE = {**ARGS, "conv": "psconv"}
+
+
+@pytest.mark.parametrize(
+    ("held", "built", "said"),
+    [(SPARSE, ARGS, "has .* more, .* with masks is of sparse layers: .*conv=psconv"), (ARGS, SPARSE, "lacks .* more, .* without masks is of dense layers")],
+)
+def test_weights_of_sparse_and_of_dense_layers_are_told_apart(held, built, said, tmp_path):
+    path = saved(tmp_path / "net.pt", zoo.build("cnn6", **held).state_dict())
+    with pytest.raises(UsageError, match=said):
+        read(path, options(arch_args=built))
+
+
 def test_a_mask_without_its_weight_is_refused(model, tmp_path):
     state = model.state_dict()
     name = next(name for name in state if name.endswith("weight"))
@@ -203,3 +260,11 @@ def test_a_program_is_recognised_by_its_content(tmp_path):
     torch.export.save(torch.export.export(nn.Conv2d(3, 4, 3), (torch.ones(SHAPE),)), tmp_path / "net.pt2")
     (tmp_path / "net.pt2").rename(tmp_path / "net.pt")
     assert read(tmp_path / "net.pt", ReadOptions()).graph.outputs == ("output",)
+    with pytest.raises(UsageError, match=r"net.pt: --rsk changes nothing here: an exported program is a network without training-time layers"):
+        read(tmp_path / "net.pt", ReadOptions(rsk_mode="topk"))
+
+
+def test_an_architecture_beside_a_whole_module_is_refused(tmp_path):
+    path = saved(tmp_path / "net.pt", nn.Sequential(nn.Conv2d(3, 4, 3)))
+    with pytest.raises(UsageError, match=r"net.pt: --arch changes nothing here: the file holds a whole network"):
+        read(path, options(allow_pickle=True))

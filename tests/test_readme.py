@@ -9,17 +9,28 @@ import pytest
 from conftest import SHAPE
 from typer.testing import CliRunner
 
+import rsk_deploy as rsk
 from rsk_deploy.cli import export, inspect
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMANDS = {"rsk-export": export.main, "rsk-inspect": inspect.main}
 
 
+TRAINING, USING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_checkpoint_of_the_training_example_is_read_without_a_flag(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(TRAINING)  # noqa: S102  # the README is ours
+    graph = rsk.read("model.pt")
+    assert graph.inputs[0].shape == (1, 3, 32, 32)
+    assert [entry.action for entry in graph.log].count("fixed mask") == 3
+
+
 def test_the_python_example_runs(checkpoints, tmp_path, monkeypatch):
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     shutil.copy(checkpoints["psconv"], tmp_path / "model.pt")
     monkeypatch.chdir(tmp_path)
-    exec(block, {"x": np.zeros(SHAPE, np.float32)})  # noqa: S102  # the README is ours
+    exec(USING, {"x": np.zeros(SHAPE, np.float32)})  # noqa: S102  # the README is ours
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.pt", "model.rsk"]
 
 

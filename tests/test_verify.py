@@ -1,12 +1,15 @@
 """Verification finds what is wrong, and counts what is right."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_convert_onnx import small_net
 
 import rsk_deploy as rsk
 from rsk_deploy import mlprogram, reference, store, verify
-from rsk_deploy.converters import coreml
+from rsk_deploy.comparing import compare
+from rsk_deploy.converters import coreml, coreml_windows
 from rsk_deploy.converters import onnx as onnx_converter
 from rsk_deploy.errors import RskError, VerificationError
 from rsk_deploy.files import size_of
@@ -185,3 +188,33 @@ def test_a_folder_is_named_by_its_format_and_measured_whole(tmp_path):
     assert (result.format, result.nbytes, result.dense_nbytes) == ("coreml", size_of(tmp_path / "net.mlpackage"), dense)
     assert result.verification.runner == coreml.RUNNER
     assert sum(weight.nbytes for weight in mlprogram.summary(result.path).weights) < min(result.nbytes, dense)
+
+
+@pytest.mark.parametrize("converter", [store, onnx_converter])
+def test_a_file_with_one_other_weight_is_refused_though_it_computes_nearly_the_same(tmp_path, converter):
+    graph = network(1)
+    nearly = np.where(np.arange(16).reshape(4, 4) == 1, np.float32(1e-6), EYE)
+    path = tmp_path / f"net.{'rsk' if converter is store else 'onnx'}"
+    converter.write(pack(Graph(graph.inputs, graph.outputs, (replace(graph.layers[0], weight=Dense(nearly)),))), path)
+    with pytest.raises(VerificationError, match="fc has another weight or bias in the file than in the network that was written"):
+        verify_file(Written(path, converter, pack(graph)), source(graph))
+
+
+def test_another_encoding_of_the_same_weights_is_no_other_weight(tmp_path):
+    graph = pack(TWO_LAYERS, "bitmask")
+    onnx_converter.write(graph, tmp_path / "net.onnx", sparse_initializer=True)
+    assert store.load(tmp_path / "net.onnx") != graph
+    assert verify_file(Written(tmp_path / "net.onnx", onnx_converter, graph), source(TWO_LAYERS)).runtime.passed
+
+
+@pytest.mark.parametrize("compress", [None, "int8"])
+def test_a_layer_that_is_wrong_by_less_than_half_precision_may_add_up_to_is_found(tmp_path, monkeypatch, compress):
+    graph = small_net()
+    right = coreml_windows.bias
+    monkeypatch.setattr(coreml_windows, "bias", lambda scope, layer: right(scope, layer) * np.float16(1.15 if layer.name == "left" else 1))
+    footprint = coreml.write(graph, tmp_path / "net.mlpackage", compress=compress)
+    file = Written(tmp_path / "net.mlpackage", coreml, graph, footprint)
+    assert max(output.max_rel for output in compare(coreml.runner(file.path), footprint.held).outputs) < HALF
+    with pytest.raises(VerificationError, match=r"left computes something else .* than the reference does from the same values: they differ by"):
+        verify_file(file, source(graph))
+    assert verify_file(file, source(graph), tolerance=Tolerance(rtol=HALF)).comparison.passed

@@ -69,7 +69,9 @@ def test_conv_chooses_the_sparse_layer_and_the_description_keeps_it(conv, kind):
     ("call", "message"),
     [
         (lambda: zoo.build("resnet81"), r"unknown architecture 'resnet81'; .*Did you mean 'resnet18'"),
-        (lambda: zoo.build("resnet18", widths=2), r"resnet18 got an unexpected keyword argument 'widths'; it takes \(classes.*width"),
+        (lambda: zoo.build("resnet18", widths=2), r"resnet18 takes no argument 'widths'; it takes classes=10, .*, conv_args. Did you mean 'width'\?$"),
+        (lambda: zoo.build("resnet18", cnv="rsk"), "resnet18 takes no argument 'cnv'; .*Did you mean 'conv'"),
+        (lambda: zoo.construct("torch.nn:Linear", {"in_features": 3}), "Linear needs the argument 'out_features'; it takes in_features, out_features, bias"),
         (lambda: zoo.build("resnet18", width=0), r"width is 0; the factor on the channels is above 0 and at most 16"),
         (lambda: zoo.build("resnet18", width=float("nan")), "width is nan"),
         (lambda: zoo.build("resnet18", stem="tiny"), "unknown stem 'tiny'; .*cifar, imagenet"),
@@ -84,7 +86,7 @@ def test_conv_chooses_the_sparse_layer_and_the_description_keeps_it(conv, kind):
         (lambda: zoo.construct("torch.nn:Lineal"), "does not name a callable"),
         (lambda: zoo.construct("torch.nn"), "does not name a callable"),
         (lambda: zoo.construct("math:pi"), "does not name a callable"),
-        (lambda: zoo.construct("os:getcwd"), "gave a str, not a torch.nn.Module"),
+        (lambda: zoo.construct("os:getcwd"), "gave a value of type str, not a torch.nn.Module"),
     ],
 )
 def test_a_wrong_request_is_a_sentence(call, message):
@@ -93,7 +95,7 @@ def test_a_wrong_request_is_a_sentence(call, message):
 
 
 def test_a_module_outside_the_zoo_is_constructed_by_name():
-    model = zoo.construct("torch.nn:Linear", in_features=3, out_features=2)
+    model = zoo.construct("torch.nn:Linear", {"in_features": 3, "out_features": 2})
     assert isinstance(model, nn.Linear)
 
 

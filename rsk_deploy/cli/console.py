@@ -12,10 +12,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from rsk_deploy.cli import INTERRUPTED
 from rsk_deploy.errors import RskError, UsageError
 from rsk_deploy.provenance import tool_version
-
-INTERRUPTED = 130
 
 
 def app(command: Callable[..., None]) -> Callable[[], None]:
@@ -36,7 +35,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except RskError as error:
             fail(str(error), error.exit_code)
         except KeyboardInterrupt:
-            fail("interrupted; the file being written was removed", INTERRUPTED)
+            fail("interrupted; nothing half-written is left", INTERRUPTED)
         except MemoryError:
             fail("out of memory", 1)
         except BrokenPipeError:

@@ -7,6 +7,8 @@ import json
 import os
 import shlex
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +17,7 @@ import typer
 from rsk_deploy.cli import options as o
 from rsk_deploy.cli.console import Steps, app, say, size, terminal_width
 from rsk_deploy.comparing import OutputComparison
-from rsk_deploy.errors import UsageError
+from rsk_deploy.errors import RskError, UsageError
 from rsk_deploy.exporting import ExportResult, planned, write
 from rsk_deploy.ir import Graph, Packed
 from rsk_deploy.readers import read
@@ -26,12 +28,15 @@ from rsk_deploy.samples import read_sample
 from rsk_deploy.verify import RUNTIME, Tolerance, Verification
 
 WRITING, PROVING = "What is written", "Proving it right"
+ONNX, COREML, C = (f"Only with --format {name}" for name in ("onnx", "coreml", "c"))
 ROUTINE = ("batch norm", "fixed mask", "pruning", "parametrisation", "weight norm", "spectral norm", "removed", "half")
 """Folds that are counted rather than told, unless ``--verbose``: they change nothing that a user decides."""
 
 
 def export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint (.pt, .pth, .safetensors), an exported program (.pt2) or an .onnx file.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A checkpoint (.pt, .pth, .safetensors), an exported program (.pt2), an .onnx or a .rsk file.")
+    ],
     format: Annotated[
         str, typer.Option("--format", metavar="LIST", help=f"What to write, separated by commas: {', '.join(CONVERTERS)}.", rich_help_panel=WRITING)
     ],
@@ -39,22 +44,17 @@ def export(
         Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the files; they are named after MODEL.", rich_help_panel=WRITING)
     ] = Path(),
     weights: Annotated[
-        str, typer.Option(metavar="|".join(("auto", *FORMATS)), help="How sparse weights are stored; auto takes the smallest.", rich_help_panel=WRITING)
+        str, typer.Option(metavar="NAME", help=f"How sparse weights are stored: {', '.join(FORMATS)}; auto takes the smallest.", rich_help_panel=WRITING)
     ] = "auto",
-    half: Annotated[bool, typer.Option("--half", help="Store weights as fp16; inputs, outputs and arithmetic stay fp32.", rich_help_panel=WRITING)] = False,
+    half: Annotated[bool, o.flag("--half", help="Store weights as fp16; inputs, outputs and arithmetic stay fp32.", panel=WRITING)] = False,
     lower: Annotated[
         str,
         typer.Option(
-            metavar="auto|none|always|RUNTIME",
-            help=f"Structured masks as sums of smaller dense convolutions, where that pays in the runtime ({', '.join(TARGETS)}).",
+            metavar="HOW",
+            help=f"Structured masks as sums of smaller dense convolutions: {', '.join(MODES)}, or where that pays in a runtime ({', '.join(TARGETS)}).",
             rich_help_panel=WRITING,
         ),
     ] = "auto",
-    opset: Annotated[int | None, typer.Option(min=13, max=26, help="ONNX operator set (onnx only).", rich_help_panel=WRITING)] = None,
-    sparse_initializer: Annotated[
-        bool,
-        typer.Option("--sparse-initializer", help="Sparse weights in ONNX's own form: larger, and few runtimes read it (onnx only).", rich_help_panel=WRITING),
-    ] = False,
     target: Annotated[
         str | None,
         typer.Option(
@@ -63,42 +63,37 @@ def export(
             rich_help_panel=WRITING,
         ),
     ] = None,
+    force: Annotated[bool, o.flag("--force", help="Replace files that exist, once the new ones are verified.", panel=WRITING)] = False,
+    dry_run: Annotated[bool, o.flag("--dry-run", help="Read, fold and plan; write nothing.", panel=WRITING)] = False,
+    opset: Annotated[int | None, typer.Option(metavar="N", min=13, max=26, help="Version of ONNX's operator set.", rich_help_panel=ONNX)] = None,
+    sparse_initializer: Annotated[
+        bool, o.flag("--sparse-initializer", help="Sparse weights in ONNX's own form: larger, and few runtimes read it.", panel=ONNX)
+    ] = False,
+    precision: Annotated[str | None, typer.Option(metavar="fp16|fp32", help="What the file computes in.", rich_help_panel=COREML)] = None,
+    input_type: Annotated[str | None, typer.Option(metavar="tensor|image", help="Whether the file reads numbers or pictures.", rich_help_panel=COREML)] = None,
+    compress: Annotated[str | None, typer.Option(metavar="int8|palettised", help="Round the weights, for iOS 18.", rich_help_panel=COREML)] = None,
+    author: Annotated[str | None, typer.Option(metavar="TEXT", help="Who made the network.", rich_help_panel=COREML)] = None,
+    license: Annotated[str | None, typer.Option(metavar="TEXT", help="Its licence.", rich_help_panel=COREML)] = None,
+    description: Annotated[str | None, typer.Option(metavar="TEXT", help="What it does.", rich_help_panel=COREML)] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
-            metavar="fp32|fp16-storage|int8", help="How weights are stored, and with int8 computed; int8 needs --sample (c only).", rich_help_panel=WRITING
+            metavar="TYPE", help="How weights are stored: fp32, fp16-storage or int8, which computes in int8 too (needs --sample).", rich_help_panel=C
         ),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the files and the function, net unless given (c only).", rich_help_panel=WRITING)
-    ] = None,
-    max_flash: Annotated[
-        str | None, typer.Option("--max-flash", metavar="SIZE", help="Refuse larger constants, as in 256k (c only).", rich_help_panel=WRITING)
-    ] = None,
-    max_ram: Annotated[
-        str | None, typer.Option("--max-ram", metavar="SIZE", help="Refuse a larger scratch memory, as in 64k (c only).", rich_help_panel=WRITING)
-    ] = None,
-    emit_asm: Annotated[
-        bool,
-        typer.Option("--emit-asm", help="Hot sparse convolutions as machine code, for x86-64, aarch64 and cortex-a53 (c only).", rich_help_panel=WRITING),
-    ] = False,
-    precision: Annotated[str | None, typer.Option(metavar="fp16|fp32", help="What the file computes in (coreml only).", rich_help_panel=WRITING)] = None,
-    input_type: Annotated[
-        str | None, typer.Option(metavar="tensor|image", help="Whether the file reads numbers or pictures (coreml only).", rich_help_panel=WRITING)
-    ] = None,
-    compress: Annotated[
-        str | None, typer.Option(metavar="int8|palettised", help="Round the weights, for iOS 18 (coreml only).", rich_help_panel=WRITING)
-    ] = None,
-    author: Annotated[str | None, typer.Option(help="Who made the network (coreml only).", rich_help_panel=WRITING)] = None,
-    license: Annotated[str | None, typer.Option(help="Its licence (coreml only).", rich_help_panel=WRITING)] = None,
-    description: Annotated[str | None, typer.Option(help="What it does (coreml only).", rich_help_panel=WRITING)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that exist, once the new ones are verified.", rich_help_panel=WRITING)] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, fold and plan; write nothing.", rich_help_panel=WRITING)] = False,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Run each file and compare it with the model.", rich_help_panel=PROVING)] = True,
-    atol: Annotated[float | None, typer.Option(min=0, help="Largest absolute difference allowed (1e-7).", rich_help_panel=PROVING)] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the files and the function, net unless given.", rich_help_panel=C)] = None,
+    max_flash: Annotated[str | None, typer.Option("--max-flash", metavar="SIZE", help="Refuse larger constants and code: 256k.", rich_help_panel=C)] = None,
+    max_ram: Annotated[str | None, typer.Option("--max-ram", metavar="SIZE", help="Refuse a larger scratch memory, as in 64k.", rich_help_panel=C)] = None,
+    emit_asm: Annotated[bool, o.flag("--emit-asm", help="Hot sparse convolutions as machine code, for x86-64, aarch64 and cortex-a53.", panel=C)] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", metavar="", help="Run each file and compare it with the model.", rich_help_panel=PROVING)
+    ] = True,
+    atol: Annotated[float | None, typer.Option(metavar="X", min=0, help="Largest absolute difference allowed (1e-7).", rich_help_panel=PROVING)] = None,
     rtol: Annotated[
         float | None,
-        typer.Option(min=0, help="The same, relative to the output's largest value (1e-4; 1e-2 with --half and in Core ML's fp16).", rich_help_panel=PROVING),
+        typer.Option(
+            metavar="X", min=0, help="The same, relative to the output's largest value (1e-4; 1e-2 with --half and in Core ML's fp16).", rich_help_panel=PROVING
+        ),
     ] = None,
     sample: Annotated[
         Path | None, typer.Option(metavar="x.npy", help="Your own inputs to verify with; an .npz may hold 'labels' too.", rich_help_panel=PROVING)
@@ -111,8 +106,8 @@ def export(
     rsk: o.Rsk = o.RskMode.MEAN,
     rsk_seed: o.RskSeed = 1,
     as_json: o.AsJson = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print every fold and why each weight is stored as it is.")] = False,
+    quiet: Annotated[bool, o.flag("-q", "--quiet", help="Print nothing but errors.")] = False,
+    verbose: Annotated[bool, o.flag("-v", "--verbose", help="Print every fold and why each weight is stored as it is.")] = False,
     version: o.Version = False,
 ) -> None:
     """Fold a trained sparse CNN, store its weights sparsely, write it and prove every file right."""
@@ -152,14 +147,14 @@ def export(
         for kind, graph in graphs.items():
             if text := lowered(kind, graph, packed):
                 steps.say(text + "\n")
-        results = []
-        for kind, path in targets.items() if not dry_run else ():
-            steps.step(f"writing {path.name}" + (" and verifying it" if verify else ""))
-            make_folder(out)
-            proof = source if verify else None
-            result = write(graphs[kind], path, kind, source=proof, tolerance=tolerance, sample=data, force=force, options=target_options[kind])
-            steps.say(told(result))
-            results.append(result)
+        results: list[ExportResult] = []
+        with nullcontext() if dry_run else folder(out), remembered(results, targets):
+            for kind, path in targets.items() if not dry_run else ():
+                steps.step(f"writing {path.name}" + (" and verifying it" if verify else ""))
+                proof = source if verify else None
+                result = write(graphs[kind], path, kind, source=proof, tolerance=tolerance, sample=data, force=force, options=target_options[kind])
+                steps.say(told(result))
+                results.append(result)
         if readable := [result.path for result in results if result.path.suffix in (*READERS, ".mlpackage")]:
             steps.say(f"\nNext: rsk-inspect {shlex.quote(str(readable[0]))}")
     if as_json:
@@ -214,12 +209,38 @@ def destination(model: Path, out: Path, name: str, *, force: bool) -> Path:
     return path
 
 
+@contextmanager
+def folder(path: Path) -> Iterator[None]:
+    """The folder the files go to, made if need be; what was made for nothing is removed."""
+    new = [each for each in (path, *path.parents) if not os.path.lexists(each)]
+    try:
+        make_folder(path)
+        yield
+    finally:
+        for each in new:
+            with suppress(OSError):  # it holds something, or was never made
+                each.rmdir()
+
+
 def make_folder(path: Path) -> None:
-    """The folder the files go to, made if need be."""
+    """The folder and those that it lies in."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{path}: cannot make this folder ({error.strerror}); choose another with -o") from error
+
+
+@contextmanager
+def remembered(results: list[ExportResult], targets: Mapping[str, Path]) -> Iterator[None]:
+    """A refusal of one of several files also says which are there and which are not: a verified file is kept."""
+    try:
+        yield
+    except RskError as error:
+        done = [str(result.path) for result in results]
+        left = [str(path) for path in targets.values() if str(path) not in done]
+        if len(targets) > 1:
+            error.args = (f"{error}\nWritten: {', '.join(done) or 'nothing'}; not written: {', '.join(left)}",)
+        raise
 
 
 def describe(model: Path, graph: Graph[Packed], plan: Report, verbose: bool) -> str:
@@ -248,17 +269,21 @@ def told(result: ExportResult) -> str:
 
 def figures(found: Verification) -> list[str]:
     """The verification, a line for each thing measured."""
-    lines = [f"{found.runner} against the model, {found.batches} batches"]
+    lines = [f"{found.runner} against {proven(found)}, {found.batches} batches"]
     lines += [agreement(output) for output in found.comparison.outputs]
-    lines += in_runtime(found)
+    lines += [*in_runtime(found), *elsewhere(found)]
     if found.not_finite:
         lines.append(f"{found.not_finite:.1%} of the model's output values are NaN or infinite: nothing is proven of them")
     if found.drift:
-        head = f"drift from {found.drift_from}"
-        lines += [f"{output.name}: {head}: max |Δ| {output.max_abs:.1e}, relative {output.max_rel:.1e}" for output in found.drift.outputs]
+        lines += [agreement(output, f"drift from {found.drift_from}: ") for output in found.drift.outputs]
     if found.accuracy is not None:
         lines.append(f"accuracy on the sample {found.accuracy:.1%}, of the model {found.original_accuracy:.1%}")
     return lines
+
+
+def proven(found: Verification) -> str:
+    """What the file computes."""
+    return "the model as it was rounded" if found.drift_from == "the model" else "the model"
 
 
 def in_runtime(found: Verification) -> list[str]:
@@ -268,10 +293,18 @@ def in_runtime(found: Verification) -> list[str]:
     return [f"{RUNTIME} against the model", *(agreement(output) for output in found.runtime.outputs)]
 
 
-def agreement(output: OutputComparison) -> str:
+def elsewhere(found: Verification) -> list[str]:
+    """The same on the machine that the file is for, or why not."""
+    if found.elsewhere is None:
+        return [f"not run on {found.machine}: {found.not_elsewhere}"] if found.not_elsewhere else []
+    batches = "1 batch" if found.batches_elsewhere == 1 else f"{found.batches_elsewhere} batches"
+    return [f"{found.machine} against {proven(found)}, {batches}", *(agreement(output) for output in found.elsewhere.outputs)]
+
+
+def agreement(output: OutputComparison, what: str = "") -> str:
     """How near one output is."""
     top1 = "" if output.top1_agreement is None else f", top-1 equal {output.top1_agreement:.1%}"
-    return f"{output.name}: max |Δ| {output.max_abs:.1e}, relative {output.max_rel:.1e}{top1}"
+    return f"{output.name}: {what}max |Δ| {output.max_abs:.1e}, relative {output.max_rel:.1e}{top1}"
 
 
 def document(model: Path, graphs: dict[str, Graph[Packed]], plan: Report, results: list[ExportResult]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import typer
 
 from rsk_deploy import mlprogram
 from rsk_deploy.cli import options as o
-from rsk_deploy.cli import packages
+from rsk_deploy.cli import packages, sources
 from rsk_deploy.cli.console import Steps, app, plain, say, size, terminal_width
 from rsk_deploy.diff import Difference, diff
 from rsk_deploy.doctor import Finding
@@ -24,11 +24,13 @@ from rsk_deploy.rewrite import record_of
 
 
 def inspect(
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Any artefact: .rsk, .onnx (packed or not), .mlpackage, a checkpoint, a .pt2.")] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Every layer with its shapes.")] = False,
-    masks: Annotated[bool, typer.Option("--masks", help="The mask found in every weight, the evidence, and the size in each encoding.")] = False,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Any artefact: .rsk, .onnx (packed or not), .mlpackage, .csource, a checkpoint, a .pt2.")
+    ] = None,
+    layers: Annotated[bool, o.flag("--layers", help="Every layer with its shapes.")] = False,
+    masks: Annotated[bool, o.flag("--masks", help="The mask found in every weight, the evidence, and the size in each encoding.")] = False,
     other: Annotated[Path | None, typer.Option("--diff", metavar="OTHER", help="What is different in another file.")] = None,
-    doctor: Annotated[bool, typer.Option("--doctor", help="What this installation can do, and what to install for the rest.")] = False,
+    doctor: Annotated[bool, o.flag("--doctor", help="What this installation can do, and what to install for the rest.")] = False,
     as_json: o.AsJson = False,
     input_shape: o.InputShape = None,
     dynamic: o.DynamicOption = None,
@@ -46,6 +48,11 @@ def inspect(
         if other or doctor:
             raise UsageError(f"{file}: a Core ML package is shown by itself; leave out {'--diff' if other else '--doctor'}")
         packages.show(file, layers=layers, as_json=as_json)
+        return
+    if file and (comment := sources.header(file)):
+        if other or doctor:
+            raise UsageError(f"{file}: a folder of C is shown by itself; leave out {'--diff' if other else '--doctor'}")
+        sources.show(file, comment, as_json=as_json)
         return
     if other and mlprogram.is_package(other):
         raise UsageError(f"{other}: a Core ML package holds a program, not a network; --diff compares .rsk, .onnx and checkpoints")
@@ -71,9 +78,10 @@ def inspect(
 
 
 def table(findings: tuple[Finding, ...]) -> str:
-    """One line a package."""
+    """One line a package or program."""
+    wide = max(len(found.package) for found in findings)
     return "\n".join(
-        f"{'✔' if found.version else '✘'} {found.package:12} {found.version or 'missing':12} {found.remedy or found.purpose}" for found in findings
+        f"{'✔' if found.version else '✘'} {found.package:{wide}} {found.version or 'missing':12} {found.remedy or found.purpose}" for found in findings
     )
 
 

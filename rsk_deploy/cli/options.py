@@ -27,23 +27,28 @@ class Dynamic(StrEnum):
     BATCH = "batch"
 
 
+def flag(*names: str, help: str, panel: str | None = None) -> Any:
+    """A switch: an option without a value, told without a type."""
+    return typer.Option(*names, metavar="", help=help, rich_help_panel=panel)
+
+
 READING = "Reading the model"
 InputShape = Annotated[
     list[str] | None,
     typer.Option("--input-shape", metavar="N,C,H,W", help="Shape of the input; NAME=N,C,H,W once per input if there are several.", rich_help_panel=READING),
 ]
-DynamicOption = Annotated[Dynamic | None, typer.Option("--dynamic", help="Leave the batch size open in the file.", rich_help_panel=READING)]
+DynamicOption = Annotated[Dynamic | None, typer.Option("--dynamic", metavar="batch", help="Leave the batch size open in the file.", rich_help_panel=READING)]
 Arch = Annotated[str | None, typer.Option(metavar="NAME", help="Architecture of a bare state dict: a zoo name, or module:callable.", rich_help_panel=READING)]
 ArchArgs = Annotated[
     list[str] | None, typer.Option("--arch-args", metavar="KEY=VALUE", help="Argument of the architecture; repeatable.", rich_help_panel=READING)
 ]
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Open files that run code when opened. Only for files you trust.", rich_help_panel=READING)]
+AllowPickle = Annotated[bool, flag("--allow-pickle", help="Open files that run code when opened. Only for files you trust.", panel=READING)]
 Rsk = Annotated[
     RskMode, typer.Option("--rsk", help="Random sparse kernels: their mean (exact, dense), the largest weights, or one random mask.", rich_help_panel=READING)
 ]
-RskSeed = Annotated[int, typer.Option("--rsk-seed", min=1, help="Seed of --rsk sample.", rich_help_panel=READING)]
-Version = Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version and stop.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+RskSeed = Annotated[int, typer.Option("--rsk-seed", metavar="N", min=1, help="Seed of --rsk sample.", rich_help_panel=READING)]
+Version = Annotated[bool, typer.Option("--version", metavar="", callback=version, is_eager=True, help="Print the version and stop.")]
+AsJson = Annotated[bool, flag("--json", help="Print one JSON document instead of text.")]
 
 
 def read_options(

@@ -23,7 +23,7 @@ def text(found: Summary, *, layers: bool) -> str:
     ends = f"{', '.join(map(feature, found.inputs))} → {', '.join(map(feature, found.outputs))}"
     lines = [f"{found.path}: Core ML package (specification {found.specification}), {size(found.nbytes)}, {ends}", ""]
     lines += [f"  {kind} × {count}" for kind, count in found.operations.items()]
-    lines += ["", f"  {len(found.weights)} large constants: {size(stored)}, {stored / max(dense, 1):.3f} of dense in the same type ({size(dense)})"]
+    lines += ["", f"  large constants × {len(found.weights)}: {size(stored)}, {stored / max(dense, 1):.3f} of dense in the same type ({size(dense)})"]
     if layers:
         lines += [f"  {weight.name:32} {'×'.join(map(str, weight.shape)):16} {size(weight.nbytes):>9}  {weight.form}" for weight in found.weights]
     lines += ["", *(f"  {key}: {value}" for key, value in found.about.items())]

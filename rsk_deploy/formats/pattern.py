@@ -68,8 +68,9 @@ def id_dtype(patterns: NDArray[np.uint8]) -> np.dtype[np.unsignedinteger[Any]]:
 
 def support(packed: Packed) -> BoolArray:
     """The pattern of each kernel, a row of ids for each block of filters."""
-    kernels = packed.arrays["patterns"].view(np.bool_)[packed.arrays["ids"]]
-    return np.repeat(kernels, packed.shape[0] // len(kernels), axis=0).reshape(packed.shape)
+    kernels = np.take(packed.arrays["patterns"].view(np.bool_), packed.arrays["ids"], axis=0)
+    block = packed.shape[0] // len(kernels)
+    return (kernels if block == 1 else np.repeat(kernels, block, axis=0)).reshape(packed.shape)
 
 
 def decode(packed: Packed) -> FloatArray:

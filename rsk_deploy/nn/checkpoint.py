@@ -18,10 +18,12 @@ from torch import nn
 from rsk_deploy.errors import CorruptFileError, UnsafeFileError, UsageError, about
 from rsk_deploy.files import atomic
 from rsk_deploy.ir import Json
-from rsk_deploy.torchfiles import kind_of, load_pickled
+from rsk_deploy.torchfiles import current_directory_importable, kind_of, load_pickled
 
 VERSION = 1
 MOST_ITEMS = 10_000
+MASKED = ". A state dict with masks is of sparse layers: build the network with them (--arch-args conv=psconv and conv_args of rsk_deploy.zoo.build)"
+UNMASKED = ". A state dict without masks is of dense layers: build the network without conv and conv_args"
 MOST_SHARED = 8  # times that tied weights may use the same bytes, on average
 
 
@@ -42,7 +44,13 @@ class Checkpoint:
     preprocessing: Mapping[str, Json] = field(default_factory=dict)
 
     def model(self, *, trusted: bool = False) -> nn.Module:
-        """The network with its weights, in evaluation mode.
+        """The network with its weights, in evaluation mode. ``trusted`` as for ``network``."""
+        model = self.network(trusted=trusted)
+        load_state(model, self.state, assign=True)
+        return model.eval()
+
+    def network(self, *, trusted: bool = False) -> nn.Module:
+        """The network without its weights; of a zoo network only their shapes: a hostile width costs no memory.
 
         A ``module:callable`` architecture runs that callable: the file alone must not decide it, so the caller says ``trusted``.
         """
@@ -52,14 +60,12 @@ class Checkpoint:
             if not trusted:
                 raise UnsafeFileError(
                     f"the checkpoint is of {self.architecture!r}, which is code outside rsk-deploy; "
-                    "name it yourself (--arch), or load it with Checkpoint.model(trusted=True) if you trust the file"
+                    "name it yourself if you trust it: --arch module:callable, in Python arch=… or Checkpoint.model(trusted=True)"
                 )
-            model = zoo.construct(self.architecture, **self.args)
-        else:
-            with torch.device("meta"):  # a hostile width costs no memory: the file's own tensors become the weights
-                model = zoo.build(self.architecture, **self.args)
-        load_state(model, self.state, assign=True)
-        return model.eval()
+            with current_directory_importable():
+                return zoo.construct(self.architecture, self.args)
+        with torch.device("meta"):
+            return zoo.build(self.architecture, **self.args)
 
 
 def save_checkpoint(
@@ -119,10 +125,8 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], *, assign: b
             near = difflib.get_close_matches(odd[0], [name for name in there if name not in wanted][:MOST_ITEMS], n=1)
             also = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
             hint = f"; the nearest is {near[0]!r}" if near else ""
-            if fault == "has" and odd[0].endswith(".mask"):
-                hint += (
-                    ". A state dict with masks is of sparse layers: build the network with them (--arch-args conv=psconv and conv_args of rsk_deploy.zoo.build)"
-                )
+            if any(name.endswith(".mask") for name in odd):
+                hint += MASKED if fault == "has" else UNMASKED
             raise UsageError(f"the state dict {fault} {odd[0]!r}{also}, which the {type(model).__name__} {'has' if fault == 'lacks' else 'lacks'}{hint}")
     for name, tensor in own.items():
         if not name.endswith("_extra_state") and _kind(state[name]) != _kind(tensor):

@@ -11,7 +11,7 @@ from torch import nn
 
 from rsk_deploy.errors import CorruptFileError, UsageError
 from rsk_deploy.ir import Declared
-from rsk_deploy.registry import MASKS, known, regenerate
+from rsk_deploy.registry import MASKS, check_arguments, known, mask_named, regenerate
 
 MOST_BYTES = 1 << 20  # of the declaration of a mask in a state dict
 
@@ -49,7 +49,8 @@ class PSConv2d(nn.Conv2d):  # type: ignore[misc]  # torch is not type-checked he
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype)
         if not {"taps", "density"} & params.keys():
             params = {"taps_per_kernel": 4, "seed": 1} | params
-        self.declared = Declared(known(MASKS, support, "mask family"), params)
+        check_arguments(f"{type(self).__name__} with support={support!r}", mask_named(support).generate, params, positional=1, also=("support",))
+        self.declared = Declared(support, params)
         self.register_buffer("mask", self._generated())
         self.fit_to_mask_()
 
@@ -61,7 +62,7 @@ class PSConv2d(nn.Conv2d):  # type: ignore[misc]  # torch is not type-checked he
         kernels, positions, taps = self.weight.shape[1], self.weight[0, 0].numel(), self.declared.params.get("taps_per_kernel", self.weight.numel())
         if taps * kernels < positions:
             warnings.warn(
-                f"{kernels} kernels a filter with {taps} taps each reach at most {taps * kernels} of the {positions} positions of the window; "
+                f"the {kernels} × {taps} taps of a filter reach at most {taps * kernels} of the {positions} positions of the window; "
                 f"{-(-positions // kernels)} taps per kernel can reach all",
                 CoverageWarning,
                 stacklevel=3,
@@ -69,8 +70,8 @@ class PSConv2d(nn.Conv2d):  # type: ignore[misc]  # torch is not type-checked he
         reached = int(mask.support.any(axis=1).reshape(len(mask.support), -1).sum(axis=1).min())
         if mask.family in ("input-class", "lowerable") and reached < min(positions, taps * kernels):
             warnings.warn(
-                f"the rectangles of {kernels} kernels a filter reach {reached} of the {positions} positions of the window; more input channels, "
-                "more taps per kernel, or another kind of mask can reach all",
+                f"the rectangles of a filter, one for each of {kernels} channels, reach {reached} of the {positions} positions of the window; "
+                "more input channels, more taps per kernel, or another kind of mask can reach all",
                 CoverageWarning,
                 stacklevel=3,
             )

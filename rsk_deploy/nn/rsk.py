@@ -11,11 +11,15 @@ from torch import nn
 from rsk_deploy.errors import UsageError
 
 
-def probability(p: float) -> float:
+def probability(p: Any) -> float:
     """``p`` if it can be the probability of keeping a weight."""
-    if not 0 < p <= 1:
+    try:
+        value = float(p)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers, in some releases of torch
+        value = 0.0
+    if not 0 < value <= 1:
         raise UsageError(f"p is {p}; the probability of keeping a weight is above 0 and at most 1 (1 keeps every weight)")
-    return float(p)
+    return value
 
 
 class RSKConv2d(nn.Conv2d):  # type: ignore[misc]  # torch is not type-checked here

@@ -13,10 +13,14 @@ from torch import nn
 from rsk_deploy.errors import UsageError, about
 from rsk_deploy.nn.psconv import PSConv2d, SkeletonConv2d
 from rsk_deploy.nn.rsk import RSKConv2d
+from rsk_deploy.registry import known
 
 LAYERS: Mapping[str, type[nn.Conv2d]] = {"rsk": RSKConv2d, "psconv": PSConv2d, "skeleton": SkeletonConv2d}
 PLACES = {"rsk": "last", "psconv": "3x3", "skeleton": "3x3"}
 """Where a paper has its layer: random sparse kernels in the last convolution before the classifier, the fixed ones in all of 3x3."""
+
+ARGUMENTS: Mapping[str, Mapping[str, str]] = {"rsk": {"p": "probability", "generator": "of the random masks"}, "skeleton": {}}
+"""What a layer takes beside a convolution's arguments. A pSConv layer takes those of its mask, and checks them itself."""
 
 
 def sparsify(model: nn.Module, layer: str = "psconv", *, where: str | None = None, **layer_args: Any) -> nn.Module:
@@ -28,6 +32,8 @@ def sparsify(model: nn.Module, layer: str = "psconv", *, where: str | None = Non
     """
     if layer not in LAYERS:
         raise UsageError(f"unknown sparse layer {layer!r}; known are {', '.join(LAYERS)}")
+    for name in layer_args if layer in ARGUMENTS else ():
+        known(ARGUMENTS[layer], name, f"argument of {LAYERS[layer].__name__}")
     where = where or PLACES[layer]
     model = copy.deepcopy(model)
     chosen = _chosen(model, where)

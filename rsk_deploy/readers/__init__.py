@@ -39,6 +39,16 @@ class ReadOptions:
                 raise UsageError(f"the shape of {name} is {shape!r}; it is a tuple of positive integers, or for several inputs one such tuple by name")
 
 
+FLAGS = {"input_shape": "--input-shape", "dynamic_batch": "--dynamic batch", "arch": "--arch", "arch_args": "--arch-args", "rsk_mode": "--rsk"}
+
+
+def refuse(options: ReadOptions, names: Sequence[str], reason: str) -> None:
+    """Refuse options that were given and would not be heard."""
+    for name in names:
+        if getattr(options, name) != getattr(ReadOptions(), name):
+            raise UsageError(f"{FLAGS[name]} changes nothing here: {reason}. Leave it out")
+
+
 @dataclass(frozen=True)
 class Source:
     """A model as it was read: the graph, the original to verify against, and the original before ``rsk_mode`` changed it.
@@ -69,7 +79,7 @@ def read(model: Any, options: ReadOptions) -> Source:
         if model.is_dir():
             raise UsageError(f"{model}: is a folder; give the file of a model")
         if suffix not in READERS:
-            raise UsageError(f"{model}: no reader for {suffix or 'a file without a suffix'!r}; known are {', '.join(READERS)}")
+            raise UsageError(f"{model}: no reader for {repr(suffix) if suffix else 'a file without a suffix'}; known are {', '.join(READERS)}")
         if not model.is_file():
             raise UsageError(f"{model}: {'is not a plain file' if model.exists() else 'no such file'}")
         if model.stat().st_size == 0:

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from rsk_deploy.errors import UnsupportedError, UsageError, about
-from rsk_deploy.ir import Graph, Input, Opaque
+from rsk_deploy.ir import Graph, Input, Layer, Opaque
 from rsk_deploy.reference.operations import OPERATIONS
 
 Array = NDArray[Any]
 
-__all__ = ["run"]
+__all__ = ["execute", "run"]
 
 
 def run(graph: Graph[Any], inputs: Mapping[str, Array], values: Iterable[str] = (), dtype: DTypeLike = np.float64) -> dict[str, Array]:
@@ -40,6 +40,12 @@ def run(graph: Graph[Any], inputs: Mapping[str, Array], values: Iterable[str] = 
                 if name not in wanted and last_reader.get(name, index) == index:
                     del known[name]
     return {name: known[name] for name in wanted}
+
+
+def execute(layer: Layer, *inputs: Array) -> Array:
+    """What one layer computes in float64 from these values."""
+    with np.errstate(all="ignore"), about(layer.name):
+        return OPERATIONS[type(layer)](layer, np.dtype(np.float64), *(np.asarray(x, np.float64) for x in inputs))
 
 
 def check_known(graph: Graph[Any], names: Iterable[str]) -> None:

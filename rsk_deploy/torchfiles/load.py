@@ -58,6 +58,7 @@ def _listed(names: list[str], most: int = 8) -> str:
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
+    text = text.partition("WeightsUnpickler error: ")[2] or text  # before it torch advises to let the file run its code
     return text.splitlines()[0][:300] if text else type(error).__name__
 
 

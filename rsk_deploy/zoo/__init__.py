@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rsk_deploy.errors import MissingExtraError, RskError, UsageError
 from rsk_deploy.ir import Json
-from rsk_deploy.registry import known
+from rsk_deploy.ir.weights import EMPTY
+from rsk_deploy.registry import check_arguments, known
 
 try:
     from torch import nn
@@ -47,7 +48,7 @@ def build(name: str, /, *, conv: str = "dense", conv_args: dict[str, Json] | Non
     """
     from rsk_deploy.nn.sparsify import sparsify
 
-    model = construct(ARCHITECTURES[known(ARCHITECTURES, name, "architecture")], **args)
+    model = construct(ARCHITECTURES[known(ARCHITECTURES, name, "architecture")], args, also=("conv", "conv_args"))
     model.rsk_architecture = {"name": name, "args": args}
     if conv == "dense" and conv_args:
         raise UsageError(f"conv_args {conv_args} go with conv='rsk', 'psconv' or 'skeleton'; conv is 'dense'")
@@ -57,22 +58,22 @@ def build(name: str, /, *, conv: str = "dense", conv_args: dict[str, Json] | Non
         return sparsify(model, conv, **conv_args or {})
 
 
-def construct(where: str, /, **args: Json) -> nn.Module:
-    """What the callable at ``module:callable`` returns for these arguments, if it is a module. This runs that callable."""
+def construct(where: str, args: Mapping[str, Json] = EMPTY, *, also: Sequence[str] = ()) -> nn.Module:
+    """What the callable at ``module:callable`` returns for these arguments, if it is a module. This runs that callable.
+
+    ``also``: arguments beside them that the caller takes itself, for messages.
+    """
     module, _, attribute = where.partition(":")
     try:
         builder = getattr(importlib.import_module(module), attribute)
-        signature = inspect.signature(builder)
+        inspect.signature(builder)
     except Exception as error:  # importing runs the module's own code
         raise UsageError(f"{where!r} does not name a callable as module:callable: {error}") from error
-    try:
-        signature.bind(**args)
-    except TypeError as error:
-        raise UsageError(f"{attribute} {error}; it takes {signature}") from error
+    check_arguments(attribute, builder, args, also=also)
     with _told(f"{attribute} with {args}"):
         model = builder(**args)
     if not isinstance(model, nn.Module):
-        raise UsageError(f"{where!r} gave a {type(model).__name__}, not a torch.nn.Module")
+        raise UsageError(f"{where!r} gave a value of type {type(model).__name__}, not a torch.nn.Module")
     return model
 
 

@@ -18,6 +18,10 @@ def _saved(content: Any, **how: Any) -> bytes:
     return buffer.getvalue()
 
 
+def _legacy() -> bytes:
+    return _saved({"weight": torch.ones(64)}, _use_new_zipfile_serialization=False)
+
+
 def _rezipped(good: bytes, edit: Callable[[dict[str, bytes]], None], compression: int = zipfile.ZIP_STORED) -> bytes:
     with zipfile.ZipFile(io.BytesIO(good)) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
@@ -72,7 +76,8 @@ CORRUPT: dict[str, Callable[[bytes], bytes]] = {
     "tensor larger than its record": lambda good: _rezipped(good, _pickled(_huge)),
     "broken pickle": lambda good: _rezipped(good, _pickled(lambda content: content[:-20])),
     "empty pickle": lambda good: _rezipped(good, _pickled(lambda content: b"")),
-    "legacy file cut short": lambda good: _saved({"weight": torch.ones(64)}, _use_new_zipfile_serialization=False)[:300],
+    "legacy file cut short": lambda good: _legacy()[:300],
+    "legacy file with an unknown opcode": lambda good: _legacy().replace(b"M\xe9\x03", b"\xa0\xe9\x03", 1),
     "pickle of nothing": lambda good: b"\x80\x02.",
 }
 """What is refused as corrupt: name → (bytes of a good .pt) → bytes."""

@@ -33,7 +33,7 @@ def onnx_says(what: str) -> Iterator[None]:
 
 
 def load(model: Any) -> Any:
-    """The ModelProto of a path (with its external data) or of a model in memory: checked, functions inlined, opset 11 or newer."""
+    """The ModelProto of a path (with its external data) or of a model in memory, which stays as it is: checked, functions inlined, opset 11 or newer."""
     try:
         import onnx
     except ImportError as error:
@@ -48,11 +48,16 @@ def load(model: Any) -> Any:
         with onnx_says("is no ONNX model"):
             proto = onnx.load(str(model), load_external_data=False)
         attach_external_data(proto, Path(model).parent)
+    prepare(proto)
+    return proto
+
+
+def prepare(proto: Any) -> None:
+    """Check a ModelProto and inline its functions, in place."""
     check_text(proto)
     check_opset(proto)
     inline_functions(proto)
     check(proto)
-    return proto
 
 
 def check_text(message: Any) -> None:

@@ -34,20 +34,24 @@ class Folding:
     changed: bool = False
 
 
-def evaluation_copy(model: nn.Module) -> nn.Module:
-    """A copy in eval mode, on the CPU, in float32. The model stays as it is, and shares nothing with the copy that can change."""
+def evaluation_copy(model: nn.Module, *, ours: bool = False) -> nn.Module:
+    """A copy in eval mode, on the CPU, in float32. The model stays as it is, and shares nothing with the copy that can change.
+
+    If it is ``ours``, the copy takes its parameters: large ones would be held twice.
+    """
     import torch
 
     inner = {"module": torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel, "_orig_mod": torch._dynamo.OptimizedModule}
     for attribute, wrapper in inner.items():
         if isinstance(model, wrapper):
-            return evaluation_copy(getattr(model, attribute))
+            return evaluation_copy(getattr(model, attribute), ours=ours)
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedError("the model is TorchScript, which has lost its Python layers; pass the nn.Module it was made from, or torch.export.export of it")
     # pruning and the older weight_norm leave computed tensors as attributes, which deepcopy refuses
     attributes = [value for module in model.modules() for value in vars(module).values()]
     computed = {id(value): value.detach().clone() for value in attributes if isinstance(value, torch.Tensor) and not value.is_leaf}
-    return copy.deepcopy(model, computed).eval().cpu().float()
+    shared = {id(parameter): parameter for parameter in model.parameters()} if ours else {}
+    return copy.deepcopy(model, {**shared, **computed}).eval().cpu().float()
 
 
 def widened(tensors: Iterable[torch.Tensor]) -> list[LogEntry]:
@@ -141,9 +145,12 @@ def _fold_rsk(module: Any, mode: str, seed: int) -> tuple[str, Declared | None]:
     """Make the weight what evaluation uses: its mean over the masks, or a part of it with the same expectation."""
     import torch
 
-    p = float(module.p if hasattr(module, "keep_probability") else module.rsk_p)
-    if not 0 < p <= 1:
-        raise CorruptFileError(f"p is {p}; the probability of keeping a weight is above 0 and at most 1")
+    from rsk_deploy.nn.rsk import probability
+
+    try:
+        p = probability(module.p if hasattr(module, "keep_probability") else module.rsk_p)
+    except UsageError as error:
+        raise CorruptFileError(str(error)) from error
     weight = module.weight.detach().clone()
     # a new parameter, since another layer may share the old one with a p of its own
     module.weight = torch.nn.Parameter(weight, requires_grad=False)

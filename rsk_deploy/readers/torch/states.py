@@ -30,7 +30,7 @@ def architecture(options: ReadOptions) -> nn.Module:
         )
     if ":" in options.arch:
         with current_directory_importable():
-            return zoo.construct(options.arch, **options.arch_args)
+            return zoo.construct(options.arch, options.arch_args)
     return zoo.build(options.arch, **options.arch_args)
 
 
@@ -73,8 +73,8 @@ def load_into(model: nn.Module, state: dict[str, torch.Tensor]) -> list[LogEntry
     state, pruned = _products(state, own)
     for name in own.keys() - state.keys():
         if name.endswith("num_batches_tracked"):  # counts training steps; older torch did not save it
-            state[name] = own[name]
-    load_state(model, state)
+            state[name] = torch.zeros_like(own[name], device="cpu")
+    load_state(model, state, assign=any(value.is_meta for value in own.values() if isinstance(value, torch.Tensor)))
     return log + pruned
 
 
