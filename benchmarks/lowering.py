@@ -9,7 +9,6 @@ One pinned thread, batch 1, fp32, both files of a network in turns, medians. Out
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -72,8 +71,9 @@ def in_openvino(path: Path, x: np.ndarray[Any, Any]) -> Run:
 def in_ncnn(path: Path, x: np.ndarray[Any, Any]) -> Run:
     """Convert a file with pnnx and run it in ncnn."""
     import ncnn
+    import pnnx
 
-    converter = Path(str(importlib.util.find_spec("pnnx").origin)).parent / "pnnx"  # type: ignore[union-attr]  # imported by ncnn's users beside it
+    converter = Path(pnnx.__file__).parent / "pnnx"
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(path, f"{folder}/net.onnx")
         shape = ",".join(map(str, x.shape))

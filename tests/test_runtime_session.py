@@ -205,20 +205,6 @@ def test_a_closed_session_says_so():
             call()
 
 
-def test_a_session_that_is_closed_while_it_plans_keeps_nothing(graph, monkeypatch):
-    session = Session(graph, threads=1)
-    prepare = session._prepare
-
-    def closing(batch):
-        prepared = prepare(batch)
-        session.close()
-        return prepared
-
-    monkeypatch.setattr(session, "_prepare", closing)
-    session.run(inputs_of(graph, 1))
-    assert not session._plans
-
-
 def test_integer_inputs_are_refused():
     with pytest.raises(UnsupportedError, match="input 'x' is int64; the runtime computes in float32 and takes float32 inputs alone"):
         Session(fixed("int64"))
@@ -319,28 +305,6 @@ def test_memory_tells_what_each_kernel_takes(graph):
         kernels = {step.kernel for step in session.profile(*inputs_of(graph, 1).values())}
     assert set(memory.by_kernel) == kernels
     assert 0 < sum(memory.by_kernel.values()) <= memory.weights + memory.code
-
-
-def test_a_fork_plans_though_another_thread_was_planning(shared_work, tmp_path):
-    rsk.save(shared_work, tmp_path / "net.rsk")
-    script = """if True:
-        import os, signal, sys, threading, time, numpy as np, rsk_deploy as rsk
-        session = rsk.Session(sys.argv[1], threads=2)
-        prepare, begun, go_on = session._prepare, threading.Event(), threading.Event()
-        session._prepare = lambda batch: (begun.set(), go_on.wait(), prepare(batch))[-1]
-        planning = threading.Thread(target=lambda: session(np.ones((1, 32, 40, 40), np.float32)))
-        planning.start()
-        begun.wait()
-        child = os.fork()
-        go_on.set()
-        if child == 0:
-            signal.alarm(30)
-            os._exit(session(np.ones((2, 32, 40, 40), np.float32)).shape[0] != 2)
-        planning.join()
-        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    """
-    result = subprocess.run([sys.executable, "-c", script, str(tmp_path / "net.rsk")], capture_output=True, text=True, check=False, timeout=60)
-    assert result.returncode == 0, result.stderr
 
 
 LITTLE_MEMORY = """if True:

@@ -95,6 +95,20 @@ def test_a_session_closed_while_a_thread_plans_keeps_no_plan(monkeypatch):
     assert session._plans == {}
 
 
+def test_a_session_that_the_planning_thread_closes_keeps_no_plan(monkeypatch):
+    session = Session(fixed(), threads=1)
+    prepare = session._prepare
+
+    def closing(batch):
+        prepared = prepare(batch)
+        session.close()
+        return prepared
+
+    monkeypatch.setattr(session, "_prepare", closing)
+    session(np.ones((1, 4), np.float32))
+    assert not session._plans
+
+
 FORK = """if True:
     import os, sys, numpy as np, rsk_deploy as rsk
     one, four = np.ones((1, 32, 40, 40), np.float32), np.ones((4, 32, 40, 40), np.float32)
@@ -113,6 +127,28 @@ FORK = """if True:
 def test_a_fork_plans_with_threads_of_its_own_while_a_thread_of_its_parent_plans(one_layer, tmp_path):
     rsk.save(one_layer, tmp_path / "net.rsk")
     result = subprocess.run([sys.executable, "-c", FORK, str(tmp_path / "net.rsk")], capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_fork_plans_though_another_thread_was_planning(one_layer, tmp_path):
+    rsk.save(one_layer, tmp_path / "net.rsk")
+    script = """if True:
+        import os, signal, sys, threading, time, numpy as np, rsk_deploy as rsk
+        session = rsk.Session(sys.argv[1], threads=2)
+        prepare, begun, go_on = session._prepare, threading.Event(), threading.Event()
+        session._prepare = lambda batch: (begun.set(), go_on.wait(), prepare(batch))[-1]
+        planning = threading.Thread(target=lambda: session(np.ones((1, 32, 40, 40), np.float32)))
+        planning.start()
+        begun.wait()
+        child = os.fork()
+        go_on.set()
+        if child == 0:
+            signal.alarm(30)
+            os._exit(session(np.ones((2, 32, 40, 40), np.float32)).shape[0] != 2)
+        planning.join()
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    result = subprocess.run([sys.executable, "-c", script, str(tmp_path / "net.rsk")], capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0, result.stderr
 
 
