@@ -9,6 +9,7 @@ One pinned thread, batch 1, fp32, both files of a network in turns, medians. Out
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -71,9 +72,11 @@ def in_openvino(path: Path, x: np.ndarray[Any, Any]) -> Run:
 def in_ncnn(path: Path, x: np.ndarray[Any, Any]) -> Run:
     """Convert a file with pnnx and run it in ncnn."""
     import ncnn
-    import pnnx
 
-    converter = Path(pnnx.__file__).parent / "pnnx"
+    package = importlib.util.find_spec("pnnx")  # found, not imported: that would import torch for its program's sake
+    if package is None or package.origin is None:
+        raise RuntimeError("ncnn reads what pnnx makes: pip install pnnx")
+    converter = Path(package.origin).parent / "pnnx"
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(path, f"{folder}/net.onnx")
         shape = ",".join(map(str, x.shape))
