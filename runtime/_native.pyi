@@ -5,7 +5,9 @@ import numpy
 from numpy.typing import NDArray
 
 class Engine:
-    def __init__(self, plan: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)], threads: int) -> None: ...
+    def __init__(
+        self, plan: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)], threads: int, sibling: Engine | None = None
+    ) -> None: ...
     def run(
         self,
         inputs: Sequence[Annotated[NDArray[numpy.float32], dict(order="C", device="cpu", writable=False)]],

@@ -15,7 +15,8 @@ from rsk_deploy.ir import Graph, Packed
 from rsk_deploy.packing import pack, unpack
 from rsk_deploy.rewrite import ALWAYS, lower
 from rsk_deploy.runtime import _native
-from rsk_deploy.runtime.choose import Plan, Work, ways
+from rsk_deploy.runtime.choose import Plan, ways
+from rsk_deploy.runtime.cost import Work
 from rsk_deploy.runtime.plan import planned
 from rsk_deploy.runtime.records import Program, encode
 from rsk_deploy.runtime.tuned import Measured, recall, remember, signature

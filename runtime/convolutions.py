@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsk_deploy.ir import BoolArray, Conv, ConvTranspose, FloatArray, Linear, Packed, Shape
+from rsk_deploy.ir import BoolArray, Conv, ConvTranspose, FloatArray, Linear, Packed, Shape, Weighted
 from rsk_deploy.runtime.build import Builder
-from rsk_deploy.runtime.choose import Plan, Window, Work
+from rsk_deploy.runtime.choose import Plan
+from rsk_deploy.runtime.cost import Window, Work, masks_taps
 from rsk_deploy.runtime.fuse import CONV_ACTIVATIONS, Unit
 from rsk_deploy.runtime.layout import Groups, Planes, images_last, lattice, long_rows, planes_in_arena, side_by_side, volume
-from rsk_deploy.runtime.linear import across, flat, is_linear, shares, stream
+from rsk_deploy.runtime.linear import across, fits_convolution, flat, is_linear, may_pay, pays, stream
 from rsk_deploy.runtime.phases import ABSENT, Phase, phases
 from rsk_deploy.runtime.records import Step, View
 from rsk_deploy.runtime.segments import Places, Segment
 from rsk_deploy.runtime.weights import Matrix, Scalar, compressed, filled, rows_of, spread, support, turned
 
 Choice: TypeAlias = Callable[[Work], Plan]
+
+NEAR = 3_000_000
+"""Nonzeros that the third-level cache holds in every kernel's form: up to 16 bytes each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +56,10 @@ def three(axes: list[Window]) -> tuple[Window, Window, Window]:
     return deep, high, wide
 
 
-def decide(unit: Unit, x: Shape, out: Shape, choice: Choice, wide: bool = False) -> list[Decision]:
-    """How the unit's convolution runs, in one step or several; none if it is no convolution. ``wide``: with its images side by side."""
+def decide(unit: Unit, x: Shape, out: Shape, choice: Choice, wide: bool = False, callers: Collection[str] = ()) -> list[Decision]:
+    """How the unit's convolution runs, in one step or several; none if it is no convolution. ``wide``: with its images side by side. ``callers``: the
+    values that are the caller's arrays.
+    """
     layer = unit.layer
     if isinstance(layer, ConvTranspose):
         return decide_phases(layer, x, out, choice)
@@ -62,7 +69,7 @@ def decide(unit: Unit, x: Shape, out: Shape, choice: Choice, wide: bool = False)
         return []
     kept = support(layer.weight)
     work = work_of(layer, kept, x, out)
-    work = widened(work) if wide else work
+    work = widened(work) if wide else replace(work, enters=layer.inputs[0] in callers, leaves=unit.output in callers)
     plan = choice(work)
     return [Decision(matrix_for(plan, layer.weight, kept, layer.groups), work, plan, layer.bias)]
 
@@ -70,7 +77,9 @@ def decide(unit: Unit, x: Shape, out: Shape, choice: Choice, wide: bool = False)
 def work_of(layer: Conv[Packed], kept: BoolArray, x: Shape, out: Shape) -> Work:
     """What a convolution has to do."""
     axes = windows(layer.weight.shape[2:], layer, x, out)
-    return Work(x[0], x[1], out[1], layer.groups, int(np.count_nonzero(kept)), lists(kept) * layer.groups, axes)
+    nonzeros = np.count_nonzero(kept.reshape(len(kept), -1), axis=1)
+    fewest = int(nonzeros[nonzeros > 0].min(initial=nonzeros.max()))
+    return Work(x[0], x[1], out[1], layer.groups, int(nonzeros.sum()), lists(kept) * layer.groups, axes, fewest=fewest)
 
 
 def widened(work: Work) -> Work:
@@ -83,18 +92,17 @@ def widened(work: Work) -> Work:
 
 
 def decide_product(unit: Unit, x: Shape, choice: Choice) -> list[Decision]:
-    """How a linear layer runs as a convolution over its rows; not at all for few rows."""
+    """How a linear layer runs as a convolution over its rows; not at all where a stream of its weights is as fast."""
     layer: Linear[Packed] | Conv[Packed] = unit.layer  # type: ignore[assignment]  # is_linear says so
-    kept = support(layer.weight)
-    if not shares(unit, x, bool(kept.all())):
+    kept, rows = support(layer.weight), x[:1] if isinstance(layer, Conv) else x[:-1]
+    if not fits_convolution(unit, x) or not may_pay(prod(rows), np.count_nonzero(kept) / kept.size):
         return []
-    rows = x[:1] if isinstance(layer, Conv) else x[:-1]
     batch, space = (1, rows) if len(rows) == 1 else (rows[0], rows[1:])
     axes = three([Window(1, 1, 0, 0, 1, size, size) for size in space])
     filters, channels = layer.weight.shape[:2]
     work = Work(batch, channels, filters, 1, int(np.count_nonzero(kept)), lists(kept), axes, rows=False)
     plan = choice(work)
-    return [Decision(matrix_for(plan, layer.weight, kept, 1), work, plan, layer.bias)]
+    return [Decision(matrix_for(plan, layer.weight, kept, 1), work, plan, layer.bias)] if pays(work, plan) else []
 
 
 def decide_phases(layer: ConvTranspose[Packed], x: Shape, out: Shape, choice: Choice) -> list[Decision]:
@@ -127,6 +135,12 @@ def matrix_for(plan: Plan, weight: Packed, kept: BoolArray, groups: int) -> Matr
     return filled(weight, kept, groups) if plan.filled else compressed(weight, kept, groups)
 
 
+def near(units: Iterable[Unit]) -> bool:
+    """Whether a cache holds all weights from one inference to the next, with their index and code."""
+    kept = (unit.layer.weight.arrays["values"].size for unit in units if isinstance(unit.layer, Weighted))
+    return int(sum(kept)) <= NEAR
+
+
 def lists(kept: BoolArray) -> int:
     """How many different lists of taps the filters have."""
     return len({row.tobytes() for row in np.packbits(kept.reshape(len(kept), -1), axis=1)})
@@ -149,13 +163,15 @@ def require(groups: Groups, unit: Unit, decision: Decision, places: Places, segm
     width = decision.plan.vectors * 16
     together = [out, residual]
     if not decision.plan.packed:
-        groups.require(name, Planes(planar=True, top=high.begin, bottom=high.end, columns=max(wide.begin, wide.end)))
+        halo = max(wide.begin, wide.end)
+        room = {"beyond" if masks_taps(decision.work, decision.plan.kernel) else "columns": halo}
+        groups.require(name, Planes(planar=True, top=high.begin, bottom=high.end, **room))
         if (high.size, wide.size) == (high.out, wide.out):
             together.append(name)
     if decision.phase or len(places.shapes[unit.output]) > 4:
         return
-    groups.require(out, Planes(planar=True, width=width))
     if wide.out % width:
+        groups.require(out, Planes(planar=True, width=width))
         groups.join(*together)
 
 

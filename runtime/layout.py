@@ -23,6 +23,7 @@ def rounded(floats: int, multiple: int = ALIGNED) -> int:
 class Planes:
     """What the convolutions that touch a group of values need around each plane of theirs. ``width``: positions of a tile.
 
+    ``columns``: zeros between rows; ``beyond``: floats read, but not heeded, before and behind the rows where there are none.
     ``images``: how many lie side by side.
     """
 
@@ -30,13 +31,14 @@ class Planes:
     top: int = 0
     bottom: int = 0
     columns: int = 0
+    beyond: int = 0
     width: int = 1
     images: int = 1
 
     def include(self, other: Planes) -> None:
         """Satisfy both."""
         self.planar |= other.planar
-        for name in ("top", "bottom", "columns", "width", "images"):
+        for name in ("top", "bottom", "columns", "beyond", "width", "images"):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
 
 
@@ -102,11 +104,12 @@ def planes_in_arena(shape: Shape, needs: Planes) -> View:
         return replace(view, shape=shape, strides=(1, *view.strides[1:-1], needs.images))
     height, width = (1, *shape[2:])[-2:]
     pitch = row_pitch(width, needs.columns)
-    front = rounded(needs.top * pitch) + needs.columns
+    beyond = needs.columns or needs.beyond
+    front = rounded(needs.top * pitch) + needs.columns if needs.columns else rounded(needs.top * pitch + beyond)
     body = (height - 1) * pitch + width
-    plane = rounded(max(front + body + (needs.bottom * pitch + needs.columns), rounded(body, needs.width)))
+    plane = rounded(max(front + body + (needs.bottom * pitch + beyond), rounded(body, needs.width)))
     images = shape[1] * plane
-    floats = shape[0] * images + rounded(front + needs.bottom * pitch + needs.columns + pitch + SLACK)
+    floats = shape[0] * images + rounded(front + needs.bottom * pitch + beyond + pitch + SLACK)
     kept = (height, width, pitch, front, plane) if needs.top or needs.bottom or needs.columns else ()
     buffer = Buffer("arena", floats, planar=True, layout=kept)
     inner = (plane, pitch, 1)[5 - len(shape) :]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from rsk_deploy.ir import ACTIVATIONS, Conv, Linear, Packed, Shape
 from rsk_deploy.runtime.build import Builder
+from rsk_deploy.runtime.choose import Plan
+from rsk_deploy.runtime.cost import Work
 from rsk_deploy.runtime.fuse import CONV_ACTIVATIONS, Unit
 from rsk_deploy.runtime.layout import lattice, permuted
 from rsk_deploy.runtime.records import Step, View
@@ -21,6 +22,10 @@ SPARSE_PAYS = 0.3
 ROWS, SPARSE_ROWS = 4, 2
 """From so many rows on the kernels of convolutions are faster: each weight that they load multiplies a vector of rows (2048², Zen 5, in ms, as a
 stream and so. Dense, 2, 4 and 8 rows: 0.7 and 0.9, 1.0 and 0.9, 1.5 and 0.9; 10 % nonzero: 0.5 and 0.2, 0.9 and 0.3, 1.8 and 0.3)."""
+
+EXPANDING_PAYS = 0.1, 0.7
+"""Shares of nonzeros between which a bitmask and packed weights beat a gather and a stream of all for one row (2048², Zen 5, weights from memory, in µs.
+10 %: 156 and 153, 30 %: 361 and 177, 44 %: 375 and 234, 60 %: 405 and 324, 80 %: 407 and 438)."""
 
 MOST_AXES = 5
 """Of a product that runs as a convolution."""
@@ -54,11 +59,22 @@ def is_linear(unit: Unit, x: Shape) -> bool:
     )
 
 
-def shares(unit: Unit, x: Shape, dense: bool) -> bool:
-    """Whether a product has the rows for its weights to be used several times each, as a convolution over them does."""
+def fits_convolution(unit: Unit, x: Shape) -> bool:
+    """Whether a product can run as a convolution over its rows."""
     ends_alike = unit.activation is None or unit.activation.kind in CONV_ACTIVATIONS
-    rows = x[0] if isinstance(unit.layer, Conv) else prod(x[:-1])
-    return ends_alike and len(x) <= MOST_AXES and rows >= (ROWS if dense else SPARSE_ROWS)
+    return ends_alike and len(x) <= MOST_AXES
+
+
+def may_pay(rows: int, share: float) -> bool:
+    """Whether a convolution with that share of nonzeros may beat a stream: it uses each weight several times, or keeps them packed until then."""
+    if rows == 1:
+        return EXPANDING_PAYS[0] <= share <= EXPANDING_PAYS[1]
+    return rows >= (ROWS if share == 1 else SPARSE_ROWS)
+
+
+def pays(work: Work, plan: Plan) -> bool:
+    """Whether it is: for one row with a bitmask alone."""
+    return work.positions > 1 or plan.kernel.endswith("/bitmask")
 
 
 def flat(view: View) -> View:

@@ -11,7 +11,7 @@ from itertools import product
 from math import gcd
 
 from rsk_deploy.ir import ConvTranspose, Packed, Shape
-from rsk_deploy.runtime.choose import Window
+from rsk_deploy.runtime.cost import Window
 
 ABSENT = Window(1, 1, 0, 0, 1, 1, 1)
 """An axis of space that there is not."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from rsk_deploy.errors import UnsupportedError, about
 from rsk_deploy.ir import Concat, Constant, Graph, Layer, Opaque, Packed, Reshape, Shape, Slice, Transpose
 from rsk_deploy.runtime.build import Builder, Slot
 from rsk_deploy.runtime.choose import choose
-from rsk_deploy.runtime.convolutions import Choice, decide, require
+from rsk_deploy.runtime.convolutions import Choice, decide, near, require
 from rsk_deploy.runtime.fuse import Unit, fused
 from rsk_deploy.runtime.layout import Groups, plain
 from rsk_deploy.runtime.lower import LOWERINGS
@@ -42,10 +43,19 @@ def planned(
     choice = choice or partial(choose, kernels=kernels, exact=exact)
     shapes = graph.shapes(batch)
     units = fused(graph, shapes)
+    at_hand = near(units)
     whole, segments = schedule(units, shapes, [entry.name for entry in graph.inputs], kernels, exact)
     live = places(shapes, graph.outputs, units, segments, whole)
+    callers = {*(entry.name for entry in graph.inputs), *graph.outputs}
     decisions = {
-        unit.output: decide(unit, live.shape(unit.layer.inputs[0], segment), live.shape(unit.output, segment), choice, segment.wide)
+        unit.output: decide(
+            unit,
+            live.shape(unit.layer.inputs[0], segment),
+            live.shape(unit.output, segment),
+            lambda work: choice(replace(work, near=at_hand)),
+            segment.wide,
+            callers,
+        )
         for unit, segment in zip(units, segments, strict=True)
         if unit.layer.inputs
     }

@@ -27,7 +27,7 @@ from rsk_deploy.ir import (
     Shape,
 )
 from rsk_deploy.runtime.choose import ways
-from rsk_deploy.runtime.convolutions import widened, work_of
+from rsk_deploy.runtime.convolutions import near, widened, work_of
 from rsk_deploy.runtime.fuse import Unit
 from rsk_deploy.runtime.linear import is_linear
 from rsk_deploy.runtime.segments import Segment, values_of
@@ -110,10 +110,11 @@ def scheduled(units: Sequence[Unit], shapes: Mapping[str, Shape], inputs: Sequen
         return whole, [whole] * len(units)
     everything = Way(batch, wide=False)
     best: dict[Way, tuple[float, list[Way]]] = {everything: (0.0, [])}
+    at_hand = near(units)
     for unit in units:
         turning = TURNED / FLOATS_OF_LINE * sum(prod(shapes[name]) for name in set(values_of(unit)[:-1]))
         step: dict[Way, tuple[float, list[Way]]] = {}
-        for way, own in costs_of(unit, shapes, batch, kernels, exact).items():
+        for way, own in costs_of(unit, shapes, batch, kernels, exact, at_hand).items():
             turned = {before: total + (turning if way != before and (way.wide or before.wide) else 0.0) for before, (total, _) in best.items()}
             before = min(turned, key=lambda other: (turned[other], other != way))
             step[way] = turned[before] + own, [*best[before][1], way]
@@ -143,8 +144,8 @@ def ways_to_run(unit: Unit, shapes: Mapping[str, Shape], batch: int, turns_of: S
     return found
 
 
-def costs_of(unit: Unit, shapes: Mapping[str, Shape], batch: int, kernels: Sequence[str], exact: bool) -> dict[Way, float]:
-    """The ways that a unit can run, and what they cost for the whole batch."""
+def costs_of(unit: Unit, shapes: Mapping[str, Shape], batch: int, kernels: Sequence[str], exact: bool, at_hand: bool) -> dict[Way, float]:
+    """The ways that a unit can run, and what they cost for the whole batch; ``at_hand``: with weights from a cache."""
     found = ways_to_run(unit, shapes, batch, (1, SIDE_BY_SIDE if batch % SIDE_BY_SIDE == 0 else batch))
     if len(found) == 1:
         return dict.fromkeys(found, 0.0)
@@ -155,7 +156,7 @@ def costs_of(unit: Unit, shapes: Mapping[str, Shape], batch: int, kernels: Seque
         floats = sum(map(prod, met)) * way.images // batch
         total = floats / FLOATS_OF_LINE * (NEAR + (IN_ROWS if way.wide else IN_PLANES).cost(4 * floats))
         if work is not None:
-            part = replace(work, batch=way.images)
+            part = replace(work, batch=way.images, near=at_hand)
             total += ways(widened(part) if way.wide else part, kernels, exact)[0][0] * (ASTRIDE if way.wide and way.images % 4 else 1.0)
         costs[way] = total * (batch // way.images)
     return costs

@@ -42,8 +42,9 @@ class StepProfile:
 class Memory:
     """Bytes that a session holds beside the packed network. ``transformed`` is what Winograd layers keep instead of their weights.
 
-    ``activations`` and ``scratch`` are one run's; ``contexts`` runs have been in flight at once. ``by_kernel`` is the part of
-    all weights and code that the layers of each kernel take: generated code and transformed weights are larger than what they compute from.
+    What the plans of several batch sizes share counts once, with the first. ``activations`` and ``scratch`` are one run's of each plan; ``contexts``
+    runs have been in flight at once. ``by_kernel`` is the part of all weights and code that the layers of each kernel take: generated code and
+    transformed weights are larger than what they compute from.
     """
 
     weights: int
@@ -53,6 +54,14 @@ class Memory:
     scratch: int
     contexts: int
     by_kernel: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What a network reads and hands out."""
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +77,8 @@ class Session:
     """Runs a network: ``session(x)``, or ``session.run({"input": x})``. Any number of threads may call it.
 
     ``model`` is a ``.rsk`` or ``.onnx`` path, a packed graph, or a dense one (packed here). ``threads`` defaults to the
-    physical cores. Float32 arrays in C order go in and out. Where the batch is open, every size has its own plan, made on first use.
+    physical cores. Float32 arrays in C order go in and out. Where the batch is open, every size has its own plan, made on first use, for which
+    the session keeps the packed network; where it is not, it keeps none.
     ``autotune`` measures on this machine which kernel is the fastest for each convolution instead of asking a model of cost, and whether
     structured convolutions are faster as sums of dense ones; it remembers that in the user's cache folder (``RSK_CACHE_DIR`` names another).
     """
@@ -79,6 +89,7 @@ class Session:
         graph = opened(model)
         check(graph)
         self._graph: Graph[Packed] | None = graph
+        self._ports: Ports | None = Ports(tuple(graph.inputs), tuple(graph.outputs))
         self._threads = threads if threads is not None else physical_cores()
         family, isa = os.environ.get("RSK_FORCE_KERNEL") or None, os.environ.get("RSK_FORCE_ISA") or None
         self._kernels = candidates(_native.kernels(), family, isa, generates_code())
@@ -88,13 +99,14 @@ class Session:
         self._locks: dict[int, threading.Lock] = {}
         if not graph.dynamic:
             self._prepared(1)
+            self._graph = None
 
     def __call__(self, *inputs: Array) -> Array | tuple[Array, ...]:
         """The output for the inputs in the network's order; a tuple where there are several."""
-        graph = self._open()
-        if len(inputs) != len(graph.inputs):
-            raise UsageError(f"{len(inputs)} inputs are given; the network reads {names(graph)}")
-        outputs = tuple(self.run(dict(zip([entry.name for entry in graph.inputs], inputs, strict=True))).values())
+        ports = self._open()
+        if len(inputs) != len(ports.inputs):
+            raise UsageError(f"{len(inputs)} inputs are given; the network reads {names(ports)}")
+        outputs = tuple(self.run(dict(zip([entry.name for entry in ports.inputs], inputs, strict=True))).values())
         return outputs[0] if len(outputs) == 1 else outputs
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -103,10 +115,10 @@ class Session:
 
     def profile(self, *inputs: Array) -> tuple[StepProfile, ...]:
         """Run once, and say of every step what computes it, why, and how long it took."""
-        graph = self._open()
-        if len(inputs) != len(graph.inputs):
-            raise UsageError(f"{len(inputs)} inputs are given; the network reads {names(graph)}")
-        _, times, prepared = self._run(dict(zip([entry.name for entry in graph.inputs], inputs, strict=True)), timed=True)
+        ports = self._open()
+        if len(inputs) != len(ports.inputs):
+            raise UsageError(f"{len(inputs)} inputs are given; the network reads {names(ports)}")
+        _, times, prepared = self._run(dict(zip([entry.name for entry in ports.inputs], inputs, strict=True)), timed=True)
         rows = zip(prepared.steps, prepared.engine.kernels(), times, strict=True)
         return tuple(StepProfile(number, step.layers, step.op, kernel, step.reason, time) for number, (step, kernel, time) in enumerate(rows))
 
@@ -122,7 +134,7 @@ class Session:
 
     def close(self) -> None:
         """Give the memory back once no run is in flight. A closed session runs no more."""
-        self._graph = None
+        self._graph = self._ports = None
         self._plans = {}
 
     def __enter__(self) -> Session:
@@ -135,21 +147,21 @@ class Session:
         """The lock of this process: what a thread holds that plans while the process forks, nobody gives back in the child."""
         return self._locks.setdefault(os.getpid(), threading.Lock())
 
-    def _open(self) -> Graph[Packed]:
-        if self._graph is None:
-            raise UsageError("the session is closed; make a new one")
-        return self._graph
+    def _open(self) -> Ports:
+        if self._ports is None:
+            raise closed()
+        return self._ports
 
     def _run(self, inputs: Mapping[str, Array], timed: bool) -> tuple[dict[str, Array], list[float], _Prepared]:
-        graph = self._open()
-        arrays = accepted(graph, inputs)
-        prepared = self._prepared(batch_of(graph, arrays))
+        ports = self._open()
+        arrays = accepted(ports, inputs)
+        prepared = self._prepared(batch_of(ports, arrays))
         try:
             outputs = [np.empty(shape, np.float32) for shape in prepared.shapes]
             times = prepared.engine.run(arrays, outputs, timed)
         except MemoryError as error:
             raise too_large(len(arrays[0])) from error
-        return dict(zip(graph.outputs, outputs, strict=True)), times, prepared
+        return dict(zip(ports.outputs, outputs, strict=True)), times, prepared
 
     def _prepared(self, batch: int) -> _Prepared:
         plans = self._plans  # those of a session that is closed meanwhile are kept by nobody
@@ -161,10 +173,12 @@ class Session:
         return prepared
 
     def _prepare(self, batch: int) -> _Prepared:
-        graph = self._open()
+        if (graph := self._graph) is None:
+            raise closed()
         try:
             program = self._planned(graph, batch)
-            engine = _native.Engine(encode(program), self._threads)
+            sibling = next((prepared.engine for prepared in reversed(list(self._plans.values()))), None)
+            engine = _native.Engine(encode(program), self._threads, sibling)
         except NotImplementedError as error:
             raise UnsupportedError(str(error)) from error
         except ValueError as error:
@@ -198,6 +212,11 @@ def tell_that_code_is_forbidden() -> None:
     warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
+def closed() -> UsageError:
+    """What a use after ``close`` becomes."""
+    return UsageError("the session is closed; make a new one")
+
+
 def too_large(batch: int) -> UsageError:
     """What a lack of memory becomes."""
     return UsageError(f"there is not enough memory for a run of batch {batch}; give smaller batches or fewer threads, or free some")
@@ -228,21 +247,21 @@ def load(path: str | Path) -> Graph[Packed]:
     return rsk.pack(rsk.read(path))
 
 
-def names(graph: Graph[Packed]) -> str:
+def names(ports: Ports) -> str:
     """The network's inputs, for messages."""
-    return ", ".join(f"{entry.name} ({', '.join(map(str, entry.shape))})" for entry in graph.inputs)
+    return ", ".join(f"{entry.name} ({', '.join(map(str, entry.shape))})" for entry in ports.inputs)
 
 
-def accepted(graph: Graph[Packed], inputs: Mapping[str, Array]) -> list[Array]:
+def accepted(ports: Ports, inputs: Mapping[str, Array]) -> list[Array]:
     """The arrays in the network's order; refuses names, types, shapes and layouts that it does not take."""
     if not isinstance(inputs, Mapping):
-        raise UsageError(f"run takes arrays by name, not a {type(inputs).__name__}; the network reads {names(graph)}")
-    known = [entry.name for entry in graph.inputs]
+        raise UsageError(f"run takes arrays by name, not a {type(inputs).__name__}; the network reads {names(ports)}")
+    known = [entry.name for entry in ports.inputs]
     if missing := [name for name in known if name not in inputs]:
-        raise UsageError(f"input {missing[0]!r} is missing; the network reads {names(graph)}")
+        raise UsageError(f"input {missing[0]!r} is missing; the network reads {names(ports)}")
     if unknown := [name for name in inputs if name not in known]:
-        raise UsageError(f"unknown input {unknown[0]!r}; the network reads {names(graph)}")
-    return [checked(entry, inputs[entry.name]) for entry in graph.inputs]
+        raise UsageError(f"unknown input {unknown[0]!r}; the network reads {names(ports)}")
+    return [checked(entry, inputs[entry.name]) for entry in ports.inputs]
 
 
 def checked(entry: Input, x: Any) -> Array:
@@ -270,9 +289,9 @@ def exchanged(entry: Input, x: Any) -> Any:
         ) from error
 
 
-def batch_of(graph: Graph[Packed], arrays: list[Array]) -> int:
+def batch_of(ports: Ports, arrays: list[Array]) -> int:
     """The batch size that the open inputs share."""
-    sizes = {entry.name: x.shape[0] for entry, x in zip(graph.inputs, arrays, strict=True) if isinstance(entry.shape[0], str)}
+    sizes = {entry.name: x.shape[0] for entry, x in zip(ports.inputs, arrays, strict=True) if isinstance(entry.shape[0], str)}
     if len(set(sizes.values())) > 1:
         raise UsageError(f"the inputs have different batch sizes: {', '.join(f'{name} {size}' for name, size in sizes.items())}")
     return next(iter(sizes.values()), 1)

@@ -16,7 +16,8 @@ from typing import Any
 
 from rsk_deploy.errors import RskError
 from rsk_deploy.files import atomic
-from rsk_deploy.runtime.choose import Plan, Work
+from rsk_deploy.runtime.choose import Plan
+from rsk_deploy.runtime.cost import Work
 
 told_once: set[str] = set()
 

@@ -1,13 +1,11 @@
 """The CPU runtime computes what the reference does: every layer, every shape of convolution, every network."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS, packed
-from runtime_cases import inputs_of, sized_conv
+from runtime_cases import EPSILON, check_layer, inputs_of, sized_conv
 from test_convert_onnx_layers import CASES, PAIRS, POSITIVE, dense, floats, single
 
 import rsk_deploy as rsk
@@ -16,37 +14,11 @@ from rsk_deploy.errors import UnsupportedError
 from rsk_deploy.ir import Activation, Binary, Concat, Constant, Conv, ConvTranspose, Graph, Input, Linear, Packed, Slice
 from rsk_deploy.registry import format_named
 from rsk_deploy.runtime import _native
-from rsk_deploy.runtime.choose import Window, Work, by_columns, shorts, ways
 from rsk_deploy.runtime.lower import LOWERINGS
-from rsk_deploy.runtime.phases import ABSENT
-from rsk_deploy.runtime.plan import planned
-from rsk_deploy.runtime.records import encode
 from rsk_deploy.runtime.session import Session
 
 KERNELS = _native.kernels()
 TILED = [name for name in KERNELS if not name.endswith("/winograd")]  # tests/test_runtime_winograd.py has the others
-
-
-EPSILON = 2.0**-23
-
-
-def magnitude(layer, x):
-    """Σ |w · x| of a weighted layer."""
-    weight = np.abs(format_named(layer.weight.format).decode(layer.weight))
-    bias = None if layer.bias is None else np.abs(layer.bias)
-    absolute = replace(layer, weight=Packed("dense", weight.shape, {"values": weight.reshape(-1)}), bias=bias)
-    graph = Graph((Input("x", x.shape),), ("y",), (replace(absolute, inputs=("x",), outputs=("y",)),))
-    return reference.run(graph, {"x": np.abs(x)})["y"]
-
-
-def check_layer(layer, x):
-    """One weighted layer, against the error that float32 sums may have."""
-    graph = Graph((Input("x", x.shape),), ("y",), (layer,))
-    with Session(graph, threads=1) as session:
-        y = session(x)
-    wanted = reference.run(graph, {"x": x})["y"]
-    assert y.shape == wanted.shape
-    assert (np.abs(y - wanted) <= 4 * EPSILON * magnitude(layer, x)).all()
 
 
 @pytest.mark.parametrize("batch", [1, 5])
@@ -355,36 +327,7 @@ def test_transposed_convolutions_of_any_stride_fold_their_activation():
     assert steps[-2].layers == ("up", "act")
 
 
-@pytest.mark.parametrize(("size", "pad"), [((7, 7), 1), ((7, 7), 0), ((8, 8), 1), ((5, 5), 1), ((3, 9), 2), ((1, 20), 1)])
-def test_the_model_knows_how_many_taps_miss_a_tiles_last_vector(size, pad):
-    axes = [Window(3, 1, pad, pad, 1, length, length + 2 * pad - 2) for length in size]
-    high, wide = (axis.out for axis in axes)
-    work = Work(1, 4, 4, 1, 144, 1, (ABSENT, axes[0], axes[1]))
-    vectors = -(-high * wide // 16)
-    last = [divmod(position, wide) for position in range((vectors - 1) * 16, high * wide)]
-    inside = [[any(0 <= y + dy - pad < size[0] and 0 <= x + dx - pad < size[1] for y, x in last) for dx in range(3)] for dy in range(3)]
-    assert shorts(work, vectors) <= 1 - np.mean(inside)
-    assert shorts(work, vectors + 1) == 0
-    if size == (7, 7) and pad == 1:
-        assert shorts(work, vectors) == pytest.approx(5 / 9)
-
-
-@pytest.mark.parametrize("kernel", [name for name in KERNELS if name.endswith("/unrolled")])
-@pytest.mark.parametrize("size", [(3, 3), (8, 8), (14, 14), (2, 17)])
-@pytest.mark.parametrize(("dilation", "pads"), [((1, 1), (1, 1, 1, 1)), ((2, 1), (2, 0, 2, 0)), ((1, 2), (0, 3, 2, 1))])
-def test_generated_code_reads_every_tap_from_a_panel_by_columns(kernel, size, dilation, pads):
-    layer = sized_conv("c", "x", "y", 30, 5, 3, 0, dilation=dilation, pads=pads)
-    x = np.random.default_rng(0).standard_normal((1, 5, *size)).astype(np.float32)
-    graph = Graph((Input("x", x.shape),), ("y",), (layer,))
-    works = []
-
-    def packed_alone(work):
-        works.append(work)
-        return next(plan for _, plan in ways(work, [kernel], exact=True) if plan.packed)
-
-    program = planned(graph, 1, [kernel], exact=True, choice=packed_alone)
-    wanted = reference.run(graph, {"x": x})["y"]
-    y = np.empty(wanted.size, np.float32)
-    _native.Engine(encode(program), 1).run([x.reshape(-1)], [y], timed=False)
-    assert (np.abs(y.reshape(wanted.shape) - wanted) <= 4 * EPSILON * magnitude(layer, x)).all()
-    assert by_columns(works[0], kernel) or any(out > extent for out, extent in zip(wanted.shape[2:], size, strict=True))
+def test_a_stride_along_an_axis_of_one_output_is_none():
+    weight = Packed("dense", (1, 1, 1, 1, 2), {"values": np.array([0.5, -0.25], np.float32)})
+    layer = Conv(name="c", inputs=("x",), outputs=("y",), weight=weight, bias=None, stride=(2, 1, 1), pads=(0,) * 6, dilation=(1, 1, 1))
+    check_layer(layer, np.ones((1, 1, 1, 1, 3), np.float32))

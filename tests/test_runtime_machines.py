@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 import torch
 from native.plans import NEON
-from runtime_cases import inputs_of
+from runtime_cases import EPSILON, inputs_of, magnitude
 from test_convert_onnx_layers import CASES, PAIRS, POSITIVE, single
-from test_runtime import magnitude
 from test_runtime_special import assert_alike, ending, wanted_of
 from test_runtime_winograd import conv
 
@@ -39,7 +38,6 @@ PACKAGES = {
     "qemu-aarch64-static": "qemu-user-static",
 }  # fmt: skip
 pytestmark = pytest.mark.timeout(900)  # the first test compiles the runtime
-EPSILON = 2.0**-23
 MNEMONICS = {
     *("ldr", "ldur", "ldp", "stp", "fmla", "movi", "dup", "fadd", "fmax", "fmin", "and", "cmtst"),
     *("add", "sub", "lsr", "mov", "movk", "cbnz", "ret", "prfm", "udf"),
@@ -69,12 +67,12 @@ def emulated():
     return lambda program, *arguments: run("qemu-aarch64-static", BUILD / program, *arguments)
 
 
-@pytest.mark.parametrize("layers", [60, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("layers", [60, pytest.param(1000, marks=(pytest.mark.slow, pytest.mark.timeout(1800)))])
 def test_every_arm_kernel_computes_what_the_obvious_loop_does(emulated, layers):
     printed = emulated("native_tests/kernels_test", layers)
     assert "0 failures" in printed
     assert set(re.findall(r"^(\S+/\S+) +[1-9]\d* layers", printed, re.MULTILINE)) == {
-        name for name in NEON if name.endswith(("/shared", "/unrolled", "/table"))
+        name for name in NEON if name.endswith(("/shared", "/unrolled", "/table", "/bitmask"))
     }
     assert emulated("native_tests/winograd_test", layers // 5).endswith("\n0 failures\n")
     assert emulated("native_tests/pool_test") == "2 instruction sets\n"

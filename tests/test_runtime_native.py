@@ -1,6 +1,8 @@
 """The native half: its stub, and its runs under sanitizers (``make native`` runs its own tests)."""
 
 import ast
+import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,26 @@ def test_the_stub_says_what_the_module_offers(tmp_path):
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)  # it imports from where it runs, first
     written, generated = ROOT / "runtime" / "_native.pyi", tmp_path / "_native.pyi"
     assert ast.dump(ast.parse(written.read_text())) == ast.dump(ast.parse(generated.read_text())), "write it again: nanobind.stubgen -D, ruff format"
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("cmake", "clang++"))), reason="cmake or clang is not installed")
+@pytest.mark.parametrize("machine", ["here", "aarch64"])
+def test_clang_has_nothing_to_say_of_the_native_half(tmp_path, machine):
+    if machine == "aarch64" and not shutil.which("aarch64-linux-gnu-g++"):
+        pytest.skip("the headers of g++-aarch64-linux-gnu are not installed")
+    configure = ["cmake", "-S", str(ROOT / "runtime" / "native"), "-B", "build", "-DRSK_PYTHON=OFF", "-DRSK_TESTS=ON"]
+    configure += ["-DCMAKE_CXX_COMPILER=clang++", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON"]
+    if machine == "aarch64":
+        configure += ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", "-DCMAKE_CXX_COMPILER_TARGET=aarch64-linux-gnu"]
+    subprocess.run(configure, check=True, capture_output=True, cwd=tmp_path)
+    files = json.loads((tmp_path / "build" / "compile_commands.json").read_text())
+    said = {}
+    for file in files:
+        command = [*shlex.split(file["command"]), "-fsyntax-only", "-Werror"]
+        found = subprocess.run(command, cwd=file["directory"], capture_output=True, text=True, check=False)
+        said |= {file["file"]: found.stderr} if found.returncode or found.stderr else {}
+    assert len(files) > 20
+    assert not said, "\n".join(said.values())
 
 
 @pytest.mark.slow

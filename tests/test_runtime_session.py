@@ -1,8 +1,10 @@
 """A session takes what fits its network, says what it does, and runs from any thread."""
 
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -305,6 +307,32 @@ def test_memory_tells_what_each_kernel_takes(graph):
         kernels = {step.kernel for step in session.profile(*inputs_of(graph, 1).values())}
     assert set(memory.by_kernel) == kernels
     assert 0 < sum(memory.by_kernel.values()) <= memory.weights + memory.code
+
+
+def test_plans_of_several_batch_sizes_share_weights_and_code():
+    layer = sized_conv("one", "x", "y", 48, 32, 3, 1)
+    graph = Graph((Input("x", ("batch", 32, 40, 40)),), ("y",), (layer,))
+    with Session(graph, threads=1) as session:
+        first = 0
+        for batch in (1, 3, 5):
+            x = inputs_of(graph, batch)
+            np.testing.assert_allclose(session.run(x)["y"], reference.run(graph, x)["y"], rtol=0, atol=1e-5)
+            memory = session.memory()
+            held = memory.weights + memory.code + memory.transformed
+            assert sum(memory.by_kernel.values()) == held
+            first = first or held
+            assert 4 * layer.weight.arrays["values"].size < held < 1.01 * first + 4096
+
+
+@pytest.mark.parametrize("size", ["batch", 1])
+def test_only_a_session_that_may_plan_more_keeps_the_packed_network(size):
+    graph = Graph((Input("x", (size, 8, 12, 12)),), ("y",), (sized_conv("one", "x", "y", 8, 8, 3, 1),))
+    values = weakref.ref(graph.layers[0].weight)
+    with Session(graph, threads=1) as session:
+        session.run(inputs_of(graph, 1))
+        del graph
+        gc.collect()
+        assert (values() is not None) == (size == "batch")
 
 
 LITTLE_MEMORY = """if True:

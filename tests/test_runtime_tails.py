@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_runtime import EPSILON, magnitude
+from runtime_cases import EPSILON, magnitude
 
 from rsk_deploy import reference
 from rsk_deploy.ir import Conv, Graph, Input, Mask

@@ -6,11 +6,12 @@ import threading
 
 import numpy as np
 import pytest
-from runtime_cases import sized_conv
+from runtime_cases import inputs_of, sized_conv
 from test_runtime_session import fixed
 
 import rsk_deploy as rsk
-from rsk_deploy.ir import Graph, Input
+from rsk_deploy.ir import Binary, Conv, Graph, Input, Mask
+from rsk_deploy.registry import format_named
 from rsk_deploy.runtime import session as session_module
 from rsk_deploy.runtime.session import Session
 
@@ -44,6 +45,42 @@ def test_a_run_lets_other_threads_go_on(one_layer):
             sys.setswitchinterval(before)
             thread.join()
     assert released
+
+
+LAYERS = {  # channels, filters, size of the map, kernel, stride
+    "own panels": (64, 16, 40, 3, 2),
+    "one panel": (24, 200, 9, 3, 2),
+    "phases": (3, 32, 62, 7, 2),
+    "planes": (32, 40, 37, 3, 1),
+    "few tiles": (64, 96, 7, 3, 1),
+}
+CASES = [(family, layer) for family in ("table", "unrolled", "shared") for layer in LAYERS] + [("winograd", "planes"), ("winograd", "few tiles")]
+
+
+@pytest.mark.parametrize(("family", "layer"), CASES)
+def test_any_number_of_threads_computes_what_one_does_to_the_bit(family, layer, monkeypatch):
+    monkeypatch.setenv("RSK_FORCE_KERNEL", family)
+    channels, filters, size, kernel, stride = LAYERS[layer]
+    rng = np.random.default_rng(1)
+    weight = rng.standard_normal((filters, channels, kernel, kernel)).astype(np.float32)
+    weight[rng.random(weight.shape) < 0.5 * (family in ("table", "unrolled"))] = 0
+    packed = format_named("bitmask").encode(weight, Mask("unstructured", weight != 0))
+    out = (size - 1) // stride + 1
+    conv = Conv(name="c", inputs=("x",), outputs=("c",), weight=packed, stride=(stride, stride), pads=(kernel // 2,) * 4, dilation=(1, 1), bias=None)
+    graph = Graph(
+        (Input("x", ("batch", channels, size, size)), Input("other", ("batch", filters, out, out))),
+        ("y",),
+        (conv, Binary(name="y", inputs=("c", "other"), outputs=("y",), kind="add")),
+    )
+    for batch in (1, 3):
+        inputs = inputs_of(graph, batch)
+        with Session(graph, threads=1) as session:
+            wanted = session.run(inputs)["y"]
+            assert {step.kernel.rpartition("/")[2] for step in session.profile(*inputs.values()) if "c" in step.layers} == {family}
+        for threads in (2, 3, 5):
+            with Session(graph, threads=threads) as session:
+                for _ in range(3):
+                    np.testing.assert_array_equal(session.run(inputs)["y"], wanted)
 
 
 def test_a_session_tells_its_memory_while_others_plan():

@@ -60,9 +60,10 @@ void measure(const Row& row, const Shape& shape) {
   const auto floats = [](size_t count) { return Memory(count * sizeof(float)); };
   const Memory split = floats(kernel.split_floats()), transformed = floats(kernel.transformed_floats()), products = floats(kernel.product_floats());
   const auto run = [&](bool inputs, bool rest) {
-    for (size_t block = 0; block < kernel.blocks(); ++block) {
+    for (size_t number = 0; number < kernel.blocks(1); ++number) {
+      const Winograd::Block block = kernel.block(number, 1);
       if (inputs) kernel.transform(block, 0, channels, {x.floats(), 0, plane, pitch}, split.floats(), transformed.floats());
-      if (rest) kernel.compute(block, 0, kernel.units(), transformed.floats(), products.floats(), {out.floats(), 0, plane, pitch}, {});
+      if (rest) kernel.compute(block, 0, kernel.units(block), transformed.floats(), products.floats(), {out.floats(), 0, plane, pitch}, {});
     }
   };
   const double inputs = microseconds([&] { run(true, false); }), all = microseconds([&] { run(true, true); });

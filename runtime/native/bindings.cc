@@ -33,12 +33,13 @@ struct Destroy {
 
 class Engine {
  public:
-  Engine(const Bytes& plan, uint32_t threads) {
+  Engine(const Bytes& plan, uint32_t threads, const Engine* sibling) {
     rsk_session* session = nullptr;
     rsk_status status = RSK_OK;
     {
       const nb::gil_scoped_release release;
-      status = rsk_create(plan.data(), plan.size(), threads, &session, message_.data(), message_.size());
+      status =
+          rsk_create(plan.data(), plan.size(), threads, sibling != nullptr ? sibling->session_.get() : nullptr, &session, message_.data(), message_.size());
     }
     if (status != RSK_OK) refuse(status, message_.data());
     session_.reset(session);
@@ -175,7 +176,8 @@ std::vector<std::string> kernels() {
 NB_MODULE(_native, module) {
   module.doc() = "The native runtime: engines that run one plan.";
   nb::class_<Engine>(module, "Engine", "One plan, checked and made ready to run. Any number of threads may call it.")
-      .def(nb::init<const Bytes&, uint32_t>(), nb::arg("plan"), nb::arg("threads"))
+      .def(nb::init<const Bytes&, uint32_t, const Engine*>(), nb::arg("plan"), nb::arg("threads"), nb::arg("sibling").none() = nb::none(),
+           "`sibling` runs another plan of the same network: equal weights and code are shared with it.")
       .def("run", &Engine::run, nb::arg("inputs"), nb::arg("outputs"), nb::arg("timed"), "Fill the outputs; give the microseconds of every step if timed.")
       .def("kernels", &Engine::kernels, "The kernel of every step.")
       .def("bytes", &Engine::bytes, "Bytes of weights and generated code of every step.")

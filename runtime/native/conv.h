@@ -14,6 +14,8 @@
 
 namespace rsk {
 
+struct Shelf;
+
 // The weights, filter by filter (CSR). `columns` ascend within a filter. Dense layers have rows·filters entries.
 struct Matrix {
   uint32_t filters = 0;
@@ -43,12 +45,14 @@ struct Tile {
   const float* residual = nullptr;
   size_t residual_stride = 0;
   uint64_t keep = ~uint64_t{0};
+  uint64_t inside[2] = {~uint64_t{0}, ~uint64_t{0}};  // positions that side 1 and side 2 of a request see: where others would read, there is padding
 };
 
-// A layer made ready for one machine. Immutable once built: any number of threads may call it.
+// A layer made ready for one machine. Immutable once built and settled: any number of threads may call it.
 class ConvKernel {
  public:
   virtual ~ConvKernel() = default;
+  virtual void settle(Shelf& /*shelf*/) {}                       // puts what it keeps there
   virtual void run(const Tile& tile, uint32_t block) const = 0;  // every filter of one block
 
   // The same for many tiles. Generated code is read from memory slower than it runs, so a kernel may take it a piece at a
@@ -64,7 +68,7 @@ class ConvKernel {
   // Told before a run begins with a block: asks for what it reads first, all at once.
   virtual void fetch(uint32_t /*block*/) const {}
   virtual uint32_t blocks() const = 0;
-  virtual size_t weight_bytes() const = 0;  // what it keeps in memory for weights and index
+  virtual size_t weight_bytes() const = 0;  // what it keeps in memory for weights and index, and no other counts
   virtual size_t code_bytes() const { return 0; }
   virtual const char* name() const = 0;
 };
@@ -73,12 +77,13 @@ struct ConvRequest {
   Matrix matrix;
   const int32_t* offsets = nullptr;  // in floats, one per row, of either sign
   Epilogue epilogue;
-  uint32_t vectors = 1;            // 16-float vectors per tile, 1 to 4
-  int32_t phase = -1;              // how many floats behind a multiple of 64 bytes the `x` of every tile is; -1: not all alike
-  uint32_t tiles = 16;             // about as many as run_all() gets
-  bool generate_code = true;       // false where pages must not become executable
-  const uint8_t* reach = nullptr;  // of each row, after how many vectors all tiles hold but zeros; null: none known
-  const char** refusal = nullptr;  // where `make` says why it returns null
+  uint32_t vectors = 1;             // 16-float vectors per tile, 1 to 4
+  int32_t phase = -1;               // how many floats behind a multiple of 64 bytes the `x` of every tile is; -1: not all alike
+  uint32_t tiles = 16;              // about as many as run_all() gets
+  bool generate_code = true;        // false where pages must not become executable
+  const uint8_t* sides = nullptr;   // of each row, whose positions see its input: 0 for all; null: all of them do. Only avx512/unrolled heeds it
+  const uint64_t* reach = nullptr;  // of each row, the positions at which any tile reads more than padding; null: none known
+  const char** refusal = nullptr;   // where `make` says why it returns null
 };
 
 // A row of kernels/kernels.def: KERNEL(family, isa, make). `make` copies what it keeps of the request, and returns null

@@ -5,45 +5,46 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <new>
-#include <utility>
 
 namespace rsk {
 
+// A handle: copies are the same memory, which the last one gives back.
 class Memory {
  public:
   Memory() = default;
-  explicit Memory(size_t bytes) : bytes_(bytes), mapped_(bytes < kHugePage ? bytes : bytes + 2 * kHugePage) {
+  explicit Memory(size_t bytes) : bytes_(bytes), own_bytes_(bytes) {
     if (bytes == 0) return;
-    mapping_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapping_ == MAP_FAILED) throw std::bad_alloc();
-    data_ = mapping_;
+    const size_t mapped = bytes < kHugePage ? bytes : bytes + 2 * kHugePage;
+    void* mapping = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping == MAP_FAILED) throw std::bad_alloc();
+    mapping_ = std::shared_ptr<void>(mapping, [mapped](void* start) { munmap(start, mapped); });
+    data_ = mapping;
 #ifdef MADV_HUGEPAGE
     if (bytes < kHugePage) return;
-    data_ = static_cast<char*>(mapping_) + -reinterpret_cast<uintptr_t>(mapping_) % kHugePage;
+    data_ = static_cast<char*>(mapping) + -reinterpret_cast<uintptr_t>(mapping) % kHugePage;
     madvise(data_, (bytes + kHugePage / 2) / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
   }
-  Memory(Memory&& other) noexcept { *this = std::move(other); }
-  Memory& operator=(Memory&& other) noexcept {
-    std::swap(mapping_, other.mapping_);
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-    std::swap(mapped_, other.mapped_);
-    return *this;
-  }
-  ~Memory() {
-    if (mapping_ != nullptr) munmap(mapping_, mapped_);
-  }
 
   float* floats() const { return static_cast<float*>(data_); }
+  const void* data() const { return data_; }
   size_t bytes() const { return bytes_; }
+
+  size_t own_bytes() const { return own_bytes_; }  // 0 where another handle counts them
+  Memory lent() const {
+    Memory other = *this;
+    other.own_bytes_ = 0;
+    return other;
+  }
 
  private:
   // A stream over small pages waits for their translations: 512@7², 2 of 9, weights from memory: 48 % of the peak, and 50 on huge pages.
   static constexpr size_t kHugePage = size_t{1} << 21;
-  void *mapping_ = nullptr, *data_ = nullptr;
-  size_t bytes_ = 0, mapped_ = 0;
+  std::shared_ptr<void> mapping_;
+  void* data_ = nullptr;
+  size_t bytes_ = 0, own_bytes_ = 0;
 };
 
 // Whether this process may write code and then run it. Some systems forbid that to some processes.

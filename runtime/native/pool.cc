@@ -9,7 +9,7 @@ namespace {
 
 // Steps follow each other within microseconds: a worker looks for the next one this often before it sleeps.
 constexpr int kSpins = 4000;
-constexpr size_t kPieces = 4;  // a thread: one that comes late or leaves early costs little
+constexpr size_t kPieces = 2;  // a thread: late ones are helped; more pieces would read more of what they share again
 
 void pause() {
 #if defined(__x86_64__)
@@ -58,7 +58,7 @@ void Pool::stop() {
 void Pool::run(size_t count, Call call, const void* task) {
   std::unique_lock lock(busy_, std::defer_lock);
   if (count <= 1 || workers_.empty() || !lock.try_lock()) {
-    if (count > 0) call(task, 0, count);
+    if (count > 0) call(task, 0, count, 0);
     return;
   }
   call_ = call;
@@ -84,7 +84,7 @@ void Pool::help(uint32_t first) {
     while (left != 0) {
       if (!unclaimed_[lane].compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
       const size_t piece = end_of(lane) - left;
-      call_(task_, count_ * piece / pieces_, count_ * (piece + 1) / pieces_);
+      call_(task_, count_ * piece / pieces_, count_ * (piece + 1) / pieces_, first);
       if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_one();
       left = unclaimed_[lane].load(std::memory_order_acquire);
     }

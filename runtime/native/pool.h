@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace rsk {
@@ -22,17 +23,24 @@ class Pool {
   uint32_t threads() const { return static_cast<uint32_t>(workers_.size()) + 1; }
 
   // Calls task(first, last) on pieces of [0, count), the caller's thread included, and returns when all are done.
-  // `task` does not throw. `nanoseconds`: roughly what everything costs one thread; what is not worth waking another, and a
-  // run that finds the pool busy with another run, stays on the caller's thread.
+  // A task that takes a third argument is told the number of its thread, below threads(). `task` does not throw.
+  // `nanoseconds`: roughly what everything costs one thread; what is not worth waking another, and a run that finds the pool
+  // busy with another run, stays on the caller's thread.
   template <class Task>
   void share(size_t count, double nanoseconds, const Task& task) {
-    if (nanoseconds < kWorthSharing) return task(0, count);
-    run(count, [](const void* self, size_t first, size_t last) { (*static_cast<const Task*>(self))(first, last); }, &task);
+    const Call call = [](const void* self, size_t first, size_t last, uint32_t lane) {
+      if constexpr (std::is_invocable_v<const Task&, size_t, size_t, uint32_t>) {
+        (*static_cast<const Task*>(self))(first, last, lane);
+      } else {
+        (*static_cast<const Task*>(self))(first, last);
+      }
+    };
+    nanoseconds < kWorthSharing ? call(&task, 0, count, 0) : run(count, call, &task);
   }
 
  private:
   static constexpr double kWorthSharing = 10'000;
-  using Call = void (*)(const void* task, size_t first, size_t last);
+  using Call = void (*)(const void* task, size_t first, size_t last, uint32_t lane);
   void run(size_t count, Call call, const void* task);
   void work(uint32_t lane);
   void stop();

@@ -28,7 +28,8 @@ typedef struct rsk_memory {
 } rsk_memory;
 
 // Builds a session from one plan, which starts at a multiple of 64 bytes, is checked completely and may be freed afterwards.
-enum rsk_status rsk_create(const void* plan, size_t bytes, uint32_t threads, rsk_session** session, char* message, size_t room);
+// Weights and code that equal those of `sibling` (or null) or of its siblings are shared, and given back with the last of them.
+enum rsk_status rsk_create(const void* plan, size_t bytes, uint32_t threads, const rsk_session* sibling, rsk_session** session, char* message, size_t room);
 void rsk_destroy(rsk_session* session);
 
 // Runs the network once. Any number of threads may call it. Pointers stand in the plan's order and have rsk_input_floats

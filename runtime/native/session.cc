@@ -21,6 +21,7 @@ constexpr std::array<Maker, static_cast<size_t>(rsk::Op::kCount)> kMakers = {
 constexpr uint32_t kMaxThreads = 1024;
 constexpr double kNanosecondsToMake = 50'000;  // a step, roughly
 constexpr size_t kMaxScratchFloats = size_t{1} << 36;
+constexpr size_t kPage = 1024;  // floats
 
 void say(const char* text, char* message, size_t room) {
   if (room == 0) return;
@@ -49,19 +50,33 @@ rsk_status guarded(char* message, size_t room, const Body& body) {
 
 }  // namespace
 
-rsk_session::rsk_session(const rsk::Plan& plan, uint32_t threads)
+rsk_session::rsk_session(const rsk::Plan& plan, uint32_t threads, const rsk_session* sibling)
     : inputs_(rsk::copied(plan.input_floats())),
       outputs_(rsk::copied(plan.output_floats())),
       arena_bytes_(plan.arena_floats() * sizeof(float)),
       constants_(plan.constants().size_bytes()),
+      shelf_(sibling != nullptr ? sibling->shelf_ : rsk::Shelf()),
       pool_(std::clamp(threads, uint32_t{1}, kMaxThreads)) {
   std::copy(plan.constants().begin(), plan.constants().end(), constants_.floats());
   make_steps(plan);
+  shelf_.weights.settle(constants_);
+  for (const auto& step : steps_) step->settle(shelf_);
   make_loops(plan.steps());
-  size_t scratch = 0;
-  for (const auto& step : steps_) scratch = std::max(scratch, step->scratch_floats());
-  rsk::expect(scratch <= kMaxScratchFloats, "the plan asks for too much memory");
-  scratch_bytes_ = scratch * sizeof(float);
+  make_room();
+}
+
+void rsk_session::make_room() {
+  rsk::Room most;
+  for (const auto& step : steps_) {
+    const rsk::Room room = step->room(pool_.threads());
+    most = {std::max(most.shared, room.shared), std::max(most.own, room.own)};
+  }
+  const auto whole_pages = [](size_t floats) { return (floats + kPage - 1) / kPage * kPage; };
+  own_floats_ = whole_pages(most.own);
+  own_from_ = pool_.threads() == 1 ? 0 : whole_pages(most.shared);  // a lone thread needs one or the other
+  const size_t floats = std::max(most.shared, own_from_ + pool_.threads() * own_floats_);
+  rsk::expect(floats <= kMaxScratchFloats, "the plan asks for too much memory");
+  scratch_bytes_ = floats * sizeof(float);
 }
 
 // Kernels lay out their weights and generate their code here: what most of the time of loading goes to.
@@ -111,7 +126,8 @@ void rsk_session::put_back(std::unique_ptr<Workspace> workspace) {
 void rsk_session::run(const float* const* inputs, float* const* outputs, double* microseconds) {
   using Clock = std::chrono::steady_clock;
   auto workspace = take();
-  rsk::Context context{workspace->arena.floats(), constants_.floats(), inputs, outputs, workspace->scratch.floats(), &pool_};
+  float* const scratch = workspace->scratch.floats();
+  rsk::Context context{workspace->arena.floats(), constants_.floats(), inputs, outputs, scratch, scratch + own_from_, own_floats_, &pool_};
   if (microseconds != nullptr) std::fill_n(microseconds, steps_.size(), 0.0);
   for (const Loop& loop : loops_) {
     for (context.turn = 0; context.turn < loop.turns; ++context.turn) {
@@ -127,7 +143,7 @@ void rsk_session::run(const float* const* inputs, float* const* outputs, double*
 
 rsk_memory rsk_session::memory() {
   const std::lock_guard lock(mutex_);
-  rsk_memory use{constants_.bytes(), 0, 0, arena_bytes_, scratch_bytes_, contexts_};
+  rsk_memory use{constants_.own_bytes(), 0, 0, arena_bytes_, scratch_bytes_, contexts_};
   for (const auto& step : steps_) {
     use.weights += step->weight_bytes();
     use.code += step->code_bytes();
@@ -136,9 +152,9 @@ rsk_memory rsk_session::memory() {
   return use;
 }
 
-rsk_status rsk_create(const void* plan, size_t bytes, uint32_t threads, rsk_session** session, char* message, size_t room) {
+rsk_status rsk_create(const void* plan, size_t bytes, uint32_t threads, const rsk_session* sibling, rsk_session** session, char* message, size_t room) {
   *session = nullptr;
-  return guarded(message, room, [&] { *session = new rsk_session(rsk::Plan(plan, bytes), threads); });
+  return guarded(message, room, [&] { *session = new rsk_session(rsk::Plan(plan, bytes), threads, sibling); });
 }
 
 void rsk_destroy(rsk_session* session) { delete session; }

@@ -13,7 +13,7 @@
 
 struct rsk_session {
  public:
-  rsk_session(const rsk::Plan& plan, uint32_t threads);
+  rsk_session(const rsk::Plan& plan, uint32_t threads, const rsk_session* sibling);
 
   void run(const float* const* inputs, float* const* outputs, double* microseconds);
   const std::vector<rsk::StepPointer>& steps() const { return steps_; }
@@ -30,13 +30,15 @@ struct rsk_session {
     int64_t turns;
   };
   void make_steps(const rsk::Plan& plan);
+  void make_room();
   void make_loops(const std::vector<rsk::StepRecord>& records);
   std::unique_ptr<Workspace> take();
   void put_back(std::unique_ptr<Workspace> workspace);
 
   std::vector<uint64_t> inputs_, outputs_;
-  size_t arena_bytes_, scratch_bytes_ = 0;
+  size_t arena_bytes_, scratch_bytes_ = 0, own_from_ = 0, own_floats_ = 0;
   rsk::Memory constants_;
+  rsk::Shelf shelf_;
   std::vector<rsk::StepPointer> steps_;
   std::vector<Loop> loops_;
   rsk::Pool pool_;

@@ -8,6 +8,7 @@
 
 #include "plan.h"
 #include "pool.h"
+#include "shelf.h"
 
 namespace rsk {
 
@@ -18,6 +19,8 @@ struct Context {
   const float* const* inputs;
   float* const* outputs;
   float* scratch;
+  float* own_scratch;  // of thread 0
+  size_t own_floats;
   Pool* pool;
   int64_t turn = 0;
 
@@ -27,14 +30,22 @@ struct Context {
     return out(tensor);
   }
   float* out(const Tensor& tensor) const { return (tensor.space == Space::kOutput ? outputs[tensor.index] : arena) + place(tensor); }
+  float* own(uint32_t lane) const { return own_scratch + lane * own_floats; }
   int64_t place(const Tensor& tensor) const { return tensor.offset + turn * tensor.advance; }
+};
+
+// Floats that a step works with: all threads together, and each alone. The same thread has the same ones in every step, so that
+// they stay in its core's cache.
+struct Room {
+  size_t shared = 0, own = 0;
 };
 
 class Step {
  public:
   virtual ~Step() = default;
   virtual void run(const Context& context) const = 0;
-  virtual size_t scratch_floats() const { return 0; }
+  virtual void settle(Shelf& /*shelf*/) {}  // puts its weights there, once, before it runs
+  virtual Room room(uint32_t /*threads*/) const { return {}; }
   virtual size_t weight_bytes() const { return 0; }
   virtual size_t code_bytes() const { return 0; }
   virtual size_t transformed_bytes() const { return 0; }

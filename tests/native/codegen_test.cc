@@ -67,7 +67,9 @@ class Forms {
     const int mask = 1 + (a + b + c) % 7;
     add("vmovaps " + zmm(c) + ", " + zmm(a) + "{%k" + std::to_string(mask) + "}{z}", [&](Assembler& to) { to.move512_masked(a, mask, c); });
     const int lanes = (a + b + c) % 16;
-    add("valignd $" + std::to_string(lanes) + ", " + three, [&](Assembler& to) { to.align512(a, b, c, static_cast<uint8_t>(lanes)); });
+    add("valignd $" + std::to_string(lanes) + ", " + three, [&](Assembler& to) { to.align512_masked(a, 0, b, c, static_cast<uint8_t>(lanes)); });
+    add("valignd $" + std::to_string(lanes) + ", " + three + "{%k" + std::to_string(mask) + "}{z}",
+        [&](Assembler& to) { to.align512_masked(a, mask, b, c, static_cast<uint8_t>(lanes)); });
   }
   void registers256(int a, int b, int c) {
     const std::string three = ymm(c) + ", " + ymm(b) + ", " + ymm(a);
@@ -131,6 +133,7 @@ std::vector<Form> all_forms() {
               [&](Assembler& a) { a.set_mask(mask, 0x7FU << mask); });
   }
   forms.add("vzeroupper; ret", [](Assembler& a) { a.leave(); });
+  forms.add("jmp .+2", [](Assembler& a) { a.jump(); });
   return std::move(forms.list);
 }
 

@@ -35,7 +35,8 @@ def write(folder, kernels=None):
     cases = (
         CASES
         | PAIRS
-        | {"conv that threads share": ((16, 30, 30), *conv(32, 16, 3, 3)), "conv of zeros": ((4, 5, 34), *conv(3, 4, 3, 3, weight=NO_WEIGHTS, stride=(2, 2)))}
+        | {"conv that threads share": ((16, 30, 30), *conv(32, 16, 3, 3)), "conv that threads pack": ((48, 30, 30), *conv(24, 48, 3, 3, stride=(2, 2)))}
+        | {"conv of zeros": ((4, 5, 34), *conv(3, 4, 3, 3, weight=NO_WEIGHTS, stride=(2, 2)))}
     )
     for name, (*shapes, kind, fields) in cases.items():
         schedules = {"1": (1, scheduled), "3": (3, scheduled), "3-by-turns": (3, all_alike(1, wide=False)), "3-side-by-side": (3, all_alike(3, wide=True))}

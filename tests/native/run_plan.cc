@@ -34,11 +34,14 @@ struct Aligned {
   char* data;
 };
 
-// Runs the plan once per thread; false if it is refused.
+// Runs the plan once per thread, in a session that outlives the one it shares its weights with; false if it is refused.
 bool run(const Aligned& plan, std::uint32_t threads) {
   char message[256] = "";
-  rsk_session* session = nullptr;
-  if (rsk_create(plan.data, plan.size, threads, &session, message, sizeof message) != RSK_OK) return message[0] == '\0';
+  rsk_session *first = nullptr, *session = nullptr;
+  if (rsk_create(plan.data, plan.size, threads, nullptr, &first, message, sizeof message) != RSK_OK) return message[0] == '\0';
+  const rsk_status status = rsk_create(plan.data, plan.size, threads, first, &session, message, sizeof message);
+  rsk_destroy(first);
+  if (status != RSK_OK) return message[0] == '\0';
   const rsk_memory use = rsk_memory_use(session);
   std::uint64_t bytes = use.activations + use.scratch;
   for (std::uint32_t i = 0; i < rsk_inputs(session); ++i) bytes += 4 * rsk_input_floats(session, i);
@@ -75,7 +78,7 @@ std::vector<std::vector<float>> floats(std::uint32_t count, const rsk_session* s
 bool answer(const std::string& path, const Aligned& plan, std::uint32_t threads) {
   char message[256] = "";
   rsk_session* session = nullptr;
-  if (rsk_create(plan.data, plan.size, threads, &session, message, sizeof message) != RSK_OK) return std::puts(message), true;
+  if (rsk_create(plan.data, plan.size, threads, nullptr, &session, message, sizeof message) != RSK_OK) return std::puts(message), true;
   auto inputs = floats(rsk_inputs(session), session, rsk_input_floats), outputs = floats(rsk_outputs(session), session, rsk_output_floats);
   std::ifstream from(path + ".in", std::ios::binary);
   std::vector<const float*> read;

@@ -41,8 +41,8 @@ struct Volume {
         planes(plane_count),
         high(height),
         wide(width),
-        row(width + random() % 3),
-        plane(high * row + random() % 5),
+        row(width + static_cast<int64_t>(random() % 3)),
+        plane(high * row + static_cast<int64_t>(random() % 5)),
         image(planes * plane) {
     floats.assign(static_cast<size_t>((images - 1) * image + (planes - 1) * plane + (high - 1) * row + wide), kUntouched);
   }
@@ -110,16 +110,18 @@ struct Layer {
   }
 };
 
-// Runs the layer in pieces of random size, as threads would.
+// Runs the layer as a random number of threads would, and each block in pieces of random size.
 void run(Layer& layer, const Winograd& kernel, Volume& out) {
-  std::vector<float> split(kernel.split_floats()), transformed(kernel.transformed_floats()), products(kernel.product_floats());
+  std::vector<float> split(kernel.split_floats()), transformed(kernel.transformed_floats()), products(kernel.shared_product_floats());
   const WinogradPlanes residual = layer.epilogue.residual ? layer.residual.view() : WinogradPlanes{};
-  for (size_t block = 0; block < kernel.blocks(); ++block) {
+  const auto threads = static_cast<uint32_t>(1 + layer.random() % 5);
+  for (size_t number = 0; number < kernel.blocks(threads); ++number) {
+    const Winograd::Block block = kernel.block(number, threads);
     const auto cut = static_cast<uint32_t>(layer.random() % layer.shape.channels);
     kernel.transform(block, 0, cut, layer.x.view(), split.data(), transformed.data());
     kernel.transform(block, cut, layer.shape.channels, layer.x.view(), split.data(), transformed.data());
-    for (size_t first = 0; first < kernel.units();) {
-      const size_t last = std::min<size_t>(kernel.units(), first + 1 + layer.random() % 7);
+    for (size_t first = 0; first < kernel.units(block);) {
+      const size_t last = std::min<size_t>(kernel.units(block), first + 1 + layer.random() % 7);
       kernel.compute(block, first, last, transformed.data(), products.data(), out.view(), residual);
       first = last;
     }

@@ -11,20 +11,21 @@
 
 namespace rsk {
 
-// How many filters and how many 16-float vectors the registers hold, after how many bytes of code a piece ends, and how many
-// fours of sixteen weights are loaded together, where the generator knows that.
+// How many filters and how many 16-float vectors the registers hold, after how many bytes of code a piece ends, and whether so many
+// tiles run it that it is made for all but the first.
 struct RegisterTile {
   uint32_t filters, vectors;
   uint32_t piece_bytes = 16384;
-  uint32_t quads = 0;
+  bool reused = false;
 };
 
 struct UnrolledRequest {
   Matrix matrix;
-  const int32_t* offsets;  // less than 2²⁹ away from 0
-  uint32_t vectors;        // of a tile
-  int32_t phase = -1;      // as in ConvRequest
-  uint32_t tiles = 1;      // that follow each other in a piece
+  const int32_t* offsets;          // less than 2²⁹ away from 0
+  uint32_t vectors;                // of a tile
+  int32_t phase = -1;              // as in ConvRequest
+  const uint8_t* sides = nullptr;  // as in ConvRequest; for AVX-512 alone
+  uint32_t tiles = 1;              // that follow each other in a piece
   const Epilogue* epilogue = nullptr;
 
   // Whether generated code applies the epilogue itself.
@@ -42,6 +43,7 @@ struct UnrolledCall {
   const float* residual = nullptr;
   size_t residual_stride = 0;
   uint64_t keep = 0;
+  uint64_t inside[2] = {};  // as in Tile, if the request has sides
 };
 
 // A piece of a block's code, a function of the machine's usual C calling convention (System V, AAPCS64) that may lie anywhere:

@@ -57,9 +57,11 @@ struct Line {
 // The rows in order, cut into lines.
 struct Order : RowOrder {
   std::vector<Line> lines;
-  int32_t reach = 0;  // floats from the start of a line's first row to that of its last, at most
+  std::vector<uint8_t> sides;  // of each rank
+  int32_t reach = 0;           // floats from the start of a line's first row to that of its last, at most
 
-  Order(const UnrolledRequest& request) : RowOrder(request.matrix.rows, request.offsets) {
+  Order(const UnrolledRequest& request) : RowOrder(request.matrix.rows, request.offsets), sides(request.matrix.rows) {
+    for (uint32_t row = 0; request.sides != nullptr && row < request.matrix.rows; ++row) sides[ranks[row]] = request.sides[row];
     for (uint32_t rank = 0; rank < request.matrix.rows; ++rank) {
       if (rank == 0 || !goes_on(request.phase, rank)) lines.push_back({rank, rank});
       lines.back().end = rank + 1;
@@ -98,16 +100,22 @@ void load_output(x86::Assembler& assembler, bool residual) {
 struct Avx512 {
   x86::Assembler& assembler;
   const UnrolledRequest& request;
-  uint32_t filters, quads;
-  int32_t reach;  // mask 1 is what a partial load reads
-  int in = kTap;  // register of the tap
+  uint32_t filters;
+  bool reused;
+  int32_t reach;      // mask 1 is what a partial load reads
+  int in = kTap;      // register of the tap
+  int owed = 0;       // loads of rows that no quad has made up for
+  bool quad = false;  // the weights come from one
 
   static constexpr uint32_t kFilters = 26, kPiecesAhead = 1;
   static constexpr int kWeight = 26, kQuad = 27, kTap = 28, kLine = 31;  // a line: downwards to the tap
-  static constexpr int kLow = 31, kHigh = 30, kZero = 31, kMaskPartial = 1, kMaskKeep = 2;
+  static constexpr int kLow = 31, kHigh = 30, kZero = 31, kMaskPartial = 1, kMaskKeep = 2, kMaskInside = 3;
 
   void begin(bool first, std::span<const uint32_t> numbers, Stream& stream) {
     if (request.phase < 0 && reach > 0) assembler.set_mask(kMaskPartial, (1U << reach) - 1);
+    for (int side = 0; request.sides != nullptr && side < 2; ++side) {
+      assembler.load_mask(kMaskInside + side, {kCall, static_cast<int32_t>(offsetof(UnrolledCall, inside)) + 8 * side});
+    }
     const bool biased = request.finishes() && request.epilogue->bias != nullptr;
     for (int filter = 0; filter < static_cast<int>(filters); ++filter) {
       if (!first)
@@ -157,6 +165,7 @@ struct Avx512 {
   }
 
   void load_window(const Window& window) {
+    owed += window.loads;
     for (int32_t i = 0; i < window.loads; ++i) {
       const Address from{kX, 4 * (window.base + 16 * i)};
       if (window.partial && i + 1 == window.loads)
@@ -166,22 +175,29 @@ struct Avx512 {
     }
   }
 
-  void load_tap(int32_t offset, const Window& window) {
+  void load_tap(int32_t offset, uint8_t side, const Window& window) {
     const int32_t shift = offset - window.base;
-    const int low = kLine - shift / 16;
-    in = window.loads > 0 && shift % 16 == 0 ? low : kTap;
-    if (window.loads == 0) assembler.load512(kTap, {kX, 4 * offset});
-    if (window.loads > 0 && shift % 16 != 0) assembler.align512(kTap, low - 1, low, static_cast<uint8_t>(shift % 16));
+    const int low = kLine - shift / 16, mask = side == 0 ? 0 : kMaskInside + side - 1;
+    in = window.loads > 0 && shift % 16 == 0 && side == 0 ? low : kTap;
+    if (window.loads == 0)
+      assembler.load512_masked(kTap, mask, {kX, 4 * offset}), ++owed;
+    else if (shift % 16 != 0)
+      assembler.align512_masked(kTap, mask, low - 1, low, static_cast<uint8_t>(shift % 16));
+    else if (side != 0)
+      assembler.move512_masked(kTap, mask, low);
   }
 
-  // A multiply-add takes its weight from memory, and with it the slot of a load. The last `quads` fours of each sixteen weights
-  // take one load together and a shuffle each, for which there is a port of its own.
+  // A multiply-add takes its weight from memory, and with it the slot of a load: as many loads as there are multiply-adds are free.
+  // A quad of weights takes one load and a shuffle each, for which there is a port of its own: it makes up for three loads of rows.
   void multiply(uint32_t filter, Address from) {
     const auto sum = static_cast<int>(filter);
-    const uint32_t lane = static_cast<uint32_t>(from.displacement) / 4 % 16;
-    if (lane < 16 - 4 * quads) return assembler.fma512_broadcast(sum, in, from);
-    if (lane % 4 == 0) assembler.broadcast_quad512(kQuad, from);
-    assembler.permute512(kWeight, kQuad, static_cast<uint8_t>(lane % 4 * 0x55));
+    const uint32_t lane = static_cast<uint32_t>(from.displacement) / 4 % 4;
+    if (lane == 0) {
+      quad = reused && owed >= 3;
+      if (quad) assembler.broadcast_quad512(kQuad, from), owed -= 3;
+    }
+    if (!quad) return assembler.fma512_broadcast(sum, in, from);
+    assembler.permute512(kWeight, kQuad, static_cast<uint8_t>(lane * 0x55));
     assembler.fma512(sum, in, kWeight);
   }
 };
@@ -189,7 +205,8 @@ struct Avx512 {
 struct Avx2 {
   x86::Assembler& assembler;
   const UnrolledRequest& request;
-  uint32_t filters, quads;
+  uint32_t filters;
+  bool reused;
   int32_t reach;
 
   static constexpr uint32_t kPiecesAhead = 2;  // 128@16², 4 of 9: 83 % of the peak, and 78 with one
@@ -255,7 +272,7 @@ struct Avx2 {
 
   Window window(std::span<const int32_t>) const { return {}; }
   void load_window(const Window&) {}
-  void load_tap(int32_t offset, const Window&) {
+  void load_tap(int32_t offset, uint8_t, const Window&) {
     for (int half = 0; half < 2; ++half) assembler.load256(kTap + half, {kX, 4 * offset + 32 * half});
   }
   void multiply(uint32_t filter, Address from) {
@@ -279,13 +296,14 @@ class Generator {
     auto line = order_.lines.begin();
     do {
       x86::Assembler assembler;
-      Isa isa{assembler, request_, static_cast<uint32_t>(filters_.size()), tile_.quads, order_.reach};
+      Isa isa{assembler, request_, static_cast<uint32_t>(filters_.size()), tile_.reused, order_.reach};
       out_.pieces.push_back({out_.code.size(), out_.weights.size()});
       Stream stream(assembler, out_.weights);
       isa.begin(at_ == 0, filters_, stream);
       assembler.load(kCodeAhead, {kCall, offsetof(UnrolledCall, code_ahead)});
       assembler.load(kWeightsAhead, {kCall, offsetof(UnrolledCall, weights_ahead)});
       fetched_ = 0;
+      jumped_ = 0;
       for (; line != order_.lines.end() && assembler.size() < tile_.piece_bytes; ++line) emit(isa, stream, *line);
       isa.end(at_ == entries_.size(), stream);
       stream.align();
@@ -296,7 +314,7 @@ class Generator {
 
  private:
   static constexpr uint8_t kTrap = 0xCC;
-  static constexpr uint32_t kLine = 64;
+  static constexpr uint32_t kLine = 64, kStraight = 1024;
 
   void emit(Isa& isa, Stream& stream, const Line& line) {
     std::vector<int32_t> taps;  // those that the block uses
@@ -308,8 +326,9 @@ class Generator {
     const Window window = isa.window(taps);
     isa.load_window(window);
     for (const int32_t tap : taps) {
-      isa.load_tap(tap, window);
+      isa.load_tap(tap, order_.sides[entries_[at_].rank], window);
       fetch_ahead(isa.assembler);
+      jump(isa.assembler);
       for (; at_ < entries_.size() && order_.offsets[entries_[at_].rank] == tap; ++at_) isa.multiply(entries_[at_].filter, stream.next(entries_[at_].weight));
     }
   }
@@ -323,6 +342,14 @@ class Generator {
     }
   }
 
+  // After one instruction that is missing from the cache of decoded ones, the processor decodes all that follow, up to a jump that is
+  // taken: only there it looks into that cache again. 128@16², 4 of 9: 94 % of the peak, and 89 without; AVX2: 92 and 83.
+  void jump(x86::Assembler& assembler) {
+    if (!tile_.reused || assembler.size() - jumped_ < kStraight) return;
+    assembler.jump();
+    jumped_ = assembler.size();
+  }
+
   const UnrolledRequest& request_;
   std::span<const uint32_t> filters_;
   RegisterTile tile_;
@@ -331,24 +358,23 @@ class Generator {
   GeneratedCode& out_;
   size_t at_ = 0;
   uint32_t fetched_ = 0;  // lines
+  size_t jumped_ = 0;     // where the last jump ends
 };
 
 }  // namespace
 
-// A piece that many tiles run stays in the cache of decoded instructions: it may have more of them, and the loads are the limit.
-// With few tiles the code comes from the second-level cache, at 16 bytes a cycle. Shares of the peak with 0, 1 and 2 quads:
-// 64@32², 4 of 9: 88, 92, 87; 64@32², 90 %: 67, 72, 78; 128@16², 4 of 9: 87, 80, –.
+// Pieces that stay in the cache of decoded instructions, so that all tiles but the first find them there; the first takes them from
+// the second-level cache at 16 bytes a cycle. With few tiles what makes the others faster costs more than it saves: 256@8², 4 of 9,
+// code from memory: 168 µs, and 185 with jumps.
+bool reused(const UnrolledRequest& request) { return request.tiles >= 8; }
+
 RegisterTile unrolled_tile_avx512(const UnrolledRequest& request) {
-  constexpr uint32_t kManyTiles = 24, kSomeTiles = 8;
-  const Matrix& matrix = request.matrix;
-  const double density = static_cast<double>(matrix.start[matrix.filters]) / (static_cast<double>(matrix.filters) * matrix.rows);
-  const uint32_t quads = (request.tiles >= kManyTiles ? 1 : 0) + (request.tiles >= kSomeTiles && density < 0.15 ? 1 : 0);
-  const uint32_t piece_bytes = request.tiles >= kManyTiles ? 16384 : request.tiles > 1 ? 24576 : 65536;
-  return {Avx512::kFilters, 1, piece_bytes, quads};
+  const uint32_t piece_bytes = reused(request) ? 32768 : request.tiles > 1 ? 24576 : 65536;
+  return {Avx512::kFilters, 1, piece_bytes, reused(request)};
 }
 
 // All weights by quads, for 6×1 has three loads a tap as it is: 64@32², 4 of 9: 91 % of the peak, and 86 with a load for each weight.
-RegisterTile unrolled_tile_avx2(const UnrolledRequest&) { return {6, 1, 8192}; }
+RegisterTile unrolled_tile_avx2(const UnrolledRequest& request) { return {6, 1, reused(request) ? 16384U : 8192U, reused(request)}; }
 
 void generate_unrolled_avx512(const UnrolledRequest& request, std::span<const uint32_t> filters, RegisterTile tile, GeneratedCode& out) {
   Generator<Avx512>(request, filters, tile, out).run();

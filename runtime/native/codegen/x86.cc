@@ -81,8 +81,8 @@ void Assembler::fma512_broadcast(int sum, int left, Address right) {
   memory<4>(sum, right);
 }
 
-void Assembler::align512(int target, int high, int low, uint8_t lanes) {
-  evex({kMap0F3A, kPrefix66}, 0x03, target, high, low);
+void Assembler::align512_masked(int target, int mask, int high, int low, uint8_t lanes) {
+  evex({kMap0F3A, kPrefix66, false, mask}, 0x03, target, high, low);
   registers(target, low);
   byte(lanes);
 }
@@ -213,6 +213,11 @@ void Assembler::add(Base target, int32_t value) {
   byte(0x81);
   byte(0xC0 | static_cast<int>(target));
   word(value);
+}
+
+void Assembler::jump() {
+  byte(0xEB);
+  byte(0x00);
 }
 
 void Assembler::leave() {

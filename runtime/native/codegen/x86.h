@@ -24,20 +24,20 @@ class Assembler {
   size_t size() const { return size_; }
 
   // 512 bits, EVEX
-  void load512(int target, Address from);                       // vmovups zmm, [m]
-  void load512_masked(int target, int mask, Address from);      // vmovups zmm{k}{z}, [m]
-  void store512(Address to, int source);                        // vmovups [m], zmm
-  void broadcast512(int target, Address from);                  // vbroadcastss zmm, [m]
-  void broadcast_quad512(int target, Address from);             // vbroadcastf32x4 zmm, [m]
-  void permute512(int target, int source, uint8_t lanes);       // vpermilps zmm, zmm, imm8
-  void fma512(int sum, int left, int right);                    // vfmadd231ps zmm, zmm, zmm
-  void fma512_broadcast(int sum, int left, Address right);      // vfmadd231ps zmm, zmm, [m]{1to16}
-  void align512(int target, int high, int low, uint8_t lanes);  // valignd zmm, zmm, zmm, imm8
-  void zero512(int target);                                     // vpxord zmm, zmm, zmm
-  void add512(int target, int left, Address right);             // vaddps zmm, zmm, [m]
-  void maximum512(int target, int left, int right);             // vmaxps zmm, zmm, zmm: `right` where either is NaN
-  void minimum512(int target, int left, int right);             // vminps zmm, zmm, zmm: `right` where either is NaN
-  void move512_masked(int target, int mask, int source);        // vmovaps zmm{k}{z}, zmm
+  void load512(int target, Address from);                                        // vmovups zmm, [m]
+  void load512_masked(int target, int mask, Address from);                       // vmovups zmm{k}{z}, [m]
+  void store512(Address to, int source);                                         // vmovups [m], zmm
+  void broadcast512(int target, Address from);                                   // vbroadcastss zmm, [m]
+  void broadcast_quad512(int target, Address from);                              // vbroadcastf32x4 zmm, [m]
+  void permute512(int target, int source, uint8_t lanes);                        // vpermilps zmm, zmm, imm8
+  void fma512(int sum, int left, int right);                                     // vfmadd231ps zmm, zmm, zmm
+  void fma512_broadcast(int sum, int left, Address right);                       // vfmadd231ps zmm, zmm, [m]{1to16}
+  void align512_masked(int target, int mask, int high, int low, uint8_t lanes);  // valignd zmm{k}{z}, zmm, zmm, imm8; mask 0: all
+  void zero512(int target);                                                      // vpxord zmm, zmm, zmm
+  void add512(int target, int left, Address right);                              // vaddps zmm, zmm, [m]
+  void maximum512(int target, int left, int right);                              // vmaxps zmm, zmm, zmm: `right` where either is NaN
+  void minimum512(int target, int left, int right);                              // vminps zmm, zmm, zmm: `right` where either is NaN
+  void move512_masked(int target, int mask, int source);                         // vmovaps zmm{k}{z}, zmm
 
   // 256 bits, VEX
   void load256(int target, Address from);                  // vmovups ymm, [m]
@@ -59,6 +59,7 @@ class Assembler {
   void prefetch(Address at);               // prefetcht0 [m]
   void add(Base target, int32_t value);    // add r64, imm32
   void add(Base target, Base source);      // add r64, r64
+  void jump();                             // jmp to the next instruction
   void leave();                            // vzeroupper; ret
 
  private:

@@ -53,6 +53,7 @@ inline Tile part_of(const Tile& tile, uint32_t part, uint32_t width) {
   result.out += at;
   if (result.residual != nullptr) result.residual += at;
   result.keep >>= at;
+  for (uint64_t& inside : result.inside) inside >>= at;
   return result;
 }
 

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "prepare.h"
+#include "shelf.h"
 #include "tiles.h"
 
 namespace rsk {
@@ -58,6 +59,8 @@ class SharedKernel final : public ConvKernel {
     return groups;
   }
 
+  void settle(Shelf& shelf) override { shelf.weights.settle(stream_); }
+
   void run(const Tile& tile, uint32_t number) const override {
     const Block& block = blocks_[number];
     const uint32_t filters = static_cast<uint32_t>(block.filters.size());
@@ -66,7 +69,7 @@ class SharedKernel final : public ConvKernel {
     tiles_.finish(epilogue_.get(), tile, block.filters.data(), filters, vectors_, sums);
   }
   uint32_t blocks() const override { return static_cast<uint32_t>(blocks_.size()); }
-  size_t weight_bytes() const override { return stream_.bytes() + offsets_.size() * sizeof(int32_t); }
+  size_t weight_bytes() const override { return stream_.own_bytes() + offsets_.size() * sizeof(int32_t); }
   const char* name() const override { return name_; }
 
  private:

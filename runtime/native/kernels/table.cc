@@ -21,6 +21,7 @@
 #include <bit>
 
 #include "prepare.h"
+#include "shelf.h"
 #include "tiles.h"
 
 namespace rsk {
@@ -90,6 +91,8 @@ class TableKernel final : public ConvKernel {
     std::copy(groups.begin(), groups.end(), stream());
   }
 
+  void settle(Shelf& shelf) override { shelf.weights.settle(stream_); }
+
   void run(const Tile& tile, uint32_t number) const override { run_all({&tile, 1}, number); }
 
   void run_all(std::span<const Tile> tiles, uint32_t number) const override { run_blocks(tiles, number, number + 1); }
@@ -102,7 +105,7 @@ class TableKernel final : public ConvKernel {
     }
   }
   uint32_t blocks() const override { return count_; }
-  size_t weight_bytes() const override { return stream_.bytes() + bundles_.size() * sizeof(TableBundle); }
+  size_t weight_bytes() const override { return stream_.own_bytes() + bundles_.size() * sizeof(TableBundle); }
   const char* name() const override { return name_; }
 
  private:
@@ -140,7 +143,8 @@ class TableKernel final : public ConvKernel {
   }
 
   // How many vectors of a tile have a position that is kept.
-  uint32_t used(const Tile& tile) const { return std::clamp((static_cast<uint32_t>(std::bit_width(tile.keep)) + 15) / 16, uint32_t{1}, vectors_); }
+  uint32_t used(const Tile& tile) const { return std::clamp(vectors_of(tile.keep), uint32_t{1}, vectors_); }
+  static uint32_t vectors_of(uint64_t positions) { return (static_cast<uint32_t>(std::bit_width(positions)) + 15) / 16; }
 
   // The lists of a block's filters, with the last vector left out where that saves more than the padding of two lists costs.
   void fill(const ConvRequest& request, const Chunk& chunk, uint32_t block, std::vector<TableGroup>& groups) {
@@ -150,7 +154,7 @@ class TableKernel final : public ConvKernel {
       const auto [begin, end] = within(request.matrix, filter, chunk);
       Entries in_whole{filter - first, {}, {}}, in_cut = in_whole;
       for (uint32_t entry = begin; entry < end; ++entry) {
-        const bool is_short = request.reach != nullptr && request.reach[request.matrix.columns[entry]] < vectors_;
+        const bool is_short = request.reach != nullptr && vectors_of(request.reach[request.matrix.columns[entry]]) < vectors_;
         in_whole.all.push_back(entry);
         (is_short ? in_cut.shorts : in_cut.all).push_back(entry);
       }

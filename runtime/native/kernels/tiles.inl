@@ -84,7 +84,7 @@ struct Weights {
   }
   template <int kLane>
   Floats get() const {
-    return __builtin_shuffle(all_eight, Ints{} + kLane);
+    return _mm512_maskz_permutexvar_ps(0xffff, _mm512_set1_epi32(kLane), all_eight);  // without a mask, gcc warns of its own header
   }
 };
 #else
@@ -264,7 +264,8 @@ constexpr Pack pack = pack_portable;
 #if RSK_LANES == 8
 // Picks lanes from a window of 32 floats.
 inline Floats pick_lanes(const float* window, Ints index) {
-  const Floats low = __builtin_shuffle(load(window), load(window + 8), index), high = __builtin_shuffle(load(window + 16), load(window + 24), index);
+  const auto pick_of = [&](const float* eight) { return Floats(_mm256_permutevar8x32_ps(load(eight), reinterpret_cast<__m256i>(index))); };  // counts mod 8
+  const Floats low = (index & 8) == 0 ? pick_of(window) : pick_of(window + 8), high = (index & 8) == 0 ? pick_of(window + 16) : pick_of(window + 24);
   return (index & 16) == 0 ? low : high;
 }
 #endif

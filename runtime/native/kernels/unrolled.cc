@@ -6,14 +6,13 @@
 // caches for instructions. The code prefetches the next piece, a few lines each call and far from each other: 25×1, four tiles,
 // code from the third-level cache: 108 GMAC/s, 92 with the same prefetches in a row before the call, 89 without.
 //
-// AMD EPYC, family 26 (Zen 5), 512 bits, 26×1, shares of the peak of 130 GMAC/s with 4 of 9, 2 of 9 and 10 % nonzeros (two
-// figures: the medians of two series): 64@32² 92, 90, 56–79 · 64@56² 88, 86, 51–67 · 128@28² 87, 84, 69 · 128@16² 89, 83, 54–75
-// · 256@14² 77, 69–73, 57 · 256@8² (panel by columns) 81, 73, 57
-// 64@32² is bound by the loads of weights (26×1 takes 0.84 of a slot a multiply-add with a quad in four, and 1.06 without), the
-// first pass over each piece and the sums of pieces; 28² and 56² by lanes in the halo as well (4 and 2 %, 14²: 12 %); few tiles by
-// the code, which the decoders take at 16 bytes a cycle: 256@14² by columns, 13 tiles for 14, is 75 % with packing, 79 without, and
-// 83 with an input that stays in the first-level cache. Two vectors for each weight (13×2) has fewer loads and 3.2 instructions a
-// cycle: 88 % at 64@32², 65 at 128@16². 256 bits, 6×1, 4 of 9: 93, 91, 88, 83 (128@16²).
+// AMD EPYC, family 26 (Zen 5), 512 bits, 26×1, planes without room between rows, shares of the peak of 130 GMAC/s with 4 of 9, 2 of 9
+// and 10 % nonzeros: 64@32² 94, 86–91, 76 · 64@56² 92, 85, 74 · 128@28² 94, 90, 82 · 128@16² 94, 91, 79 · 256@14² 89, 86, 79 · 256@8²
+// 83, 79, 64. 256 bits, 6×1, 4 of 9: 95, 93, 91, 92 (128@16²).
+// After the first, a tile takes 1.00 to 1.02 of a slot a multiply-add; the first 1.25 to 1.6, for its code comes from the second-level
+// cache, of which the decoders take 16 bytes a cycle (9 a multiply-add). 14² has partial vectors besides (6 %), and four tiles no jumps,
+// which are mispredicted where code is not run again soon. Asking for the lines of the output beforehand changes nothing. Two vectors
+// for each weight (13×2) have fewer loads and 3.2 instructions a cycle: 88 % at 64@32², 65 at 128@16².
 // The first piece of a layer is asked for at once before it runs: 2 of 9, code and weights from memory, 64@32² 90 and 88 µs,
 // 128@16² 93 and 90, 256@8² 118 and 115.
 #include "codegen/unrolled.h"
@@ -23,6 +22,7 @@
 
 #include "codegen/pages.h"
 #include "prepare.h"
+#include "shelf.h"
 #include "tiles.h"
 
 namespace rsk {
@@ -55,6 +55,11 @@ class UnrolledKernel final : public ConvKernel {
 
   bool valid() const { return code_.valid(); }
 
+  void settle(Shelf& shelf) override {
+    shelf.code.settle(code_);
+    shelf.weights.settle(weights_);
+  }
+
   void run(const Tile& tile, uint32_t number) const override { run_all({&tile, 1}, number); }
 
   void run_all(std::span<const Tile> tiles, uint32_t number) const override {
@@ -73,8 +78,8 @@ class UnrolledKernel final : public ConvKernel {
   }
 
   uint32_t blocks() const override { return static_cast<uint32_t>(blocks_.size()); }
-  size_t weight_bytes() const override { return weights_.bytes(); }
-  size_t code_bytes() const override { return code_.bytes(); }
+  size_t weight_bytes() const override { return weights_.own_bytes(); }
+  size_t code_bytes() const override { return code_.own_bytes(); }
   const char* name() const override { return name_; }
 
  private:
@@ -91,6 +96,7 @@ class UnrolledKernel final : public ConvKernel {
       for (const Tile& tile : tiles) {
         for (uint32_t number = 0; number < parts_; ++number, sum += kSumsOfTile) {
           const Tile part = part_of(tile, number, width_);
+          set_inside(part, call);
           if (last) set_output(part, block.filters[0], call);
           run(weights, part.x, sum, &call);
           call.code_ahead += code_ahead_;
@@ -107,6 +113,11 @@ class UnrolledKernel final : public ConvKernel {
     if (tile.residual != nullptr) call.residual = tile.residual + filter * tile.residual_stride;
     call.residual_stride = tile.residual_stride * sizeof(float);
     call.keep = tile.keep;
+  }
+
+  static void set_inside(const Tile& tile, UnrolledCall& call) {
+    call.inside[0] = tile.inside[0];
+    call.inside[1] = tile.inside[1];
   }
 
   const Tiles& tiles_;
@@ -127,7 +138,7 @@ std::unique_ptr<ConvKernel> make(const ConvRequest& request, Isa isa, const Tile
   if (std::any_of(offsets, offsets + request.matrix.rows, [](int32_t offset) { return std::abs(int64_t{offset}) > kUnrolledReach; })) {
     return refuse(request, "the input is larger than an instruction can address");
   }
-  const UnrolledRequest unrolled{request.matrix, offsets, request.vectors, request.phase, std::min(request.tiles, kGroup), &request.epilogue};
+  const UnrolledRequest unrolled{request.matrix, offsets, request.vectors, request.phase, request.sides, std::min(request.tiles, kGroup), &request.epilogue};
   auto kernel = std::make_unique<UnrolledKernel>(request, unrolled_layer(unrolled, isa), tiles, name);
   if (!kernel->valid()) return refuse(request, "pages cannot be made executable here");
   return kernel;

@@ -22,6 +22,7 @@
 #include "conv.h"
 #include "memory.h"
 #include "prepare.h"
+#include "shelf.h"
 #include "winograd_tiles.h"
 
 namespace rsk {
@@ -47,44 +48,52 @@ class Winograd {
   // Copies what it needs of `weights` (filters × channels × 9) and of the epilogue.
   Winograd(const WinogradTiles& tiles, const WinogradShape& shape, const float* weights, const Epilogue& epilogue);
 
-  size_t blocks() const { return blocks_; }
-  size_t transformed_floats() const;  // of one block's inputs
-  size_t split_floats() const;        // what one call of `transform` works with
-  size_t product_floats() const;      // what all calls of `compute` for one block work with
-  size_t units() const;               // pieces of a block's work that `compute` numbers
-  size_t weight_bytes() const { return stream_.bytes(); }
-  double nanoseconds() const;  // of one block, roughly
+  void settle(Shelf& shelf) { shelf.weights.settle(stream_); }
 
-  // The inputs of channels [first, last) of a block.
-  void transform(size_t block, uint32_t first, uint32_t last, const WinogradPlanes& x, float* split, float* transformed) const;
-
-  // The outputs of units [first, last) of a block. `out.data` is written. Calls for different units may run at once.
-  void compute(size_t block, size_t first, size_t last, const float* transformed, float* products, const WinogradPlanes& out,
-               const WinogradPlanes& residual) const;
-
- private:
-  struct Range {
+  // Tiles that are worked on together, numbered through the batch, line by line.
+  struct Block {
     size_t first, last;
     size_t count() const { return last - first; }
   };
-  Range lines(size_t block) const;                // rows of tiles, of all images
-  Range part(size_t block, size_t number) const;  // tiles of the block that are in registers at once
-  size_t widest() const { return most_lines_ * across_; }
-  size_t pitch() const { return (widest() + kAlign - 1) / kAlign * kAlign; }
+  size_t tiles() const { return lines() * across_; }
+
+  // Blocks for so many threads: if there are tiles enough each has its own, as many as the others, else all share each block.
+  bool suits_own_blocks(uint32_t threads) const { return tiles() >= size_t{threads} * tiles_.tiles; }
+  size_t blocks(uint32_t threads) const { return suits_own_blocks(threads) ? (blocks_ + threads - 1) / threads * threads : blocks_; }
+  Block block(size_t number, uint32_t threads) const;
+
+  size_t transformed_floats() const;                                             // of one block's inputs
+  size_t split_floats() const;                                                   // what one call of `transform` works with
+  size_t product_floats() const { return kWinogradPoints * widest_ * panel(); }  // what a call of `compute` for all units works with
+  size_t shared_product_floats() const { return panels_ * product_floats(); }    // what all calls for one block do
+  size_t units(const Block& block) const { return panels_ * parts(block); }      // pieces of a block's work that `compute` numbers
+  size_t weight_bytes() const { return stream_.own_bytes(); }
+  double nanoseconds(size_t tiles) const;  // roughly
+
+  // The inputs of channels [first, last) of a block.
+  void transform(const Block& block, uint32_t first, uint32_t last, const WinogradPlanes& x, float* split, float* transformed) const;
+
+  // The outputs of units [first, last) of a block. `out.data` is written. Calls for different units may run at once.
+  void compute(const Block& block, size_t first, size_t last, const float* transformed, float* products, const WinogradPlanes& out,
+               const WinogradPlanes& residual) const;
+
+ private:
+  size_t lines() const { return static_cast<size_t>(shape_.images) * down_; }  // rows of tiles, of all images
+  size_t parts(const Block& block) const { return (block.count() + tiles_.tiles - 1) / tiles_.tiles; }
+  Block part(const Block& block, size_t number) const;  // tiles that are in registers at once
+  size_t pitch() const { return (widest_ + kAlign - 1) / kAlign * kAlign; }
   size_t point_step() const { return shape_.channels * pitch() + kAlign; }  // an odd number of cache lines: 36 streams in as many sets
-  size_t split_step() const { return ((most_lines_ + 1) * across_ + 3 * kAlign) / kAlign * kAlign; }
+  size_t split_step() const { return (widest_ + 2 * across_ + 3 * kAlign) / kAlign * kAlign; }
   size_t panel() const { return size_t{tiles_.vectors} * tiles_.lanes; }
-  size_t panel_products() const { return kWinogradPoints * widest() * panel(); }
-  void finish(size_t block, Range tiles, uint32_t first, uint32_t vectors, const float* products, const WinogradPlanes& out,
-              const WinogradPlanes& residual) const;
+  void finish(const Block& tiles, uint32_t first, uint32_t vectors, const float* products, const WinogradPlanes& out, const WinogradPlanes& residual) const;
 
   static constexpr size_t kAlign = 16;
 
   const WinogradTiles& tiles_;
   WinogradShape shape_;
   OwnedEpilogue epilogue_;
-  size_t across_, down_;  // tiles of a row of an image, rows of tiles of an image
-  size_t blocks_, most_lines_, parts_, panels_;
+  size_t across_, down_;             // tiles of a row of an image, rows of tiles of an image
+  size_t blocks_, widest_, panels_;  // blocks for one thread, tiles of the largest
   Memory stream_;
 };
 

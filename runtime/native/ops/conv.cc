@@ -16,12 +16,13 @@ namespace rsk {
 namespace {
 
 constexpr size_t kMovedFilters = 8;              // together: their lines stay in the first-level cache
+constexpr double kDearer = 1.5;                  // a byte that another thread wrote than one of weights, which all read
 constexpr size_t kEnoughBlocks = 8;              // a thread: an uneven share then costs little
 constexpr double kProducts = 64;                 // a nanosecond
 constexpr double kNanosecondsMoved = 0.2;        // an element of a partial tile
-constexpr double kNanosecondsPacked = 0.05;      // an element of a panel
+constexpr double kNanosecondsPacked = 0.2;       // an element of a panel
 constexpr int64_t kPackedChannels = 64;          // at a time: so many lines stay in the first-level cache until they are full
-constexpr size_t kPanelBytes = size_t{1} << 20;  // stay near; a larger panel pays where otherwise more weights would be read again
+constexpr size_t kPanelBytes = size_t{5} << 18;  // stay near; a larger panel pays where otherwise more weights would be read again
 constexpr int64_t kMaxRows = 1 << 24;
 constexpr int64_t kLine = 16;  // floats of a cache line
 // Tiles that all blocks pass before the next ones: what they read stays in the second-level cache. 64@56², 90 %: 54 % of the peak
@@ -58,6 +59,7 @@ Matrix matrix_of(const Plan& plan, const StepRecord& record, uint32_t filters, i
 }
 
 bool shifts_taps(const std::string& kernel) { return kernel.ends_with("/unrolled"); }
+bool masks_taps(const std::string& kernel) { return kernel == "avx512/unrolled"; }
 
 class ConvStep final : public Step {
  public:
@@ -84,6 +86,7 @@ class ConvStep final : public Step {
                     axes,
                     record.ints[13] != 0,
                     shifts_taps(record.kernel.data()),
+                    masks_taps(record.kernel.data()),
                     width_,
                     std::vector<bool>(static_cast<size_t>(rows))};
     const uint32_t count = request.matrix.start[request.matrix.filters];
@@ -94,42 +97,52 @@ class ConvStep final : public Step {
     request.offsets = geometry_.offsets.data();
     request.phase = phase();
     request.tiles = static_cast<uint32_t>(geometry_.tiles.size());
-    const bool by_taps = shape.packed && !geometry_.by_image;
-    const std::vector<uint8_t> reach = by_taps ? geometry_.panel.reach() : std::vector<uint8_t>();
-    if (by_taps) request.reach = reach.data();
+    if (!geometry_.sides.empty()) request.sides = geometry_.sides.data();
+    if (!geometry_.reach.empty()) request.reach = geometry_.reach.data();
     const auto bias = plan.blob<float>(record, 3);
     request.epilogue = {bias.empty() ? nullptr : bias.data(), static_cast<Activation>(record.activation), record.floats[0], record.floats[1], with_residual};
-    kernel_ = make_kernel(record.kernel.data(), record.kind == 1, request);
+    kernel_ = make_kernel(record.kernel.data(), record.kind == 1 || request.sides != nullptr, request);
     with_residual_ = with_residual;
-    by_tiles_ = kernel_->weight_bytes() + kernel_->code_bytes() < static_cast<size_t>(x_.elements()) * sizeof(float);
+    double read = static_cast<double>(x_.elements()) * sizeof(float);  // of the input
+    for (const ConvAxis& axis : axes) read *= std::min(1.0, static_cast<double>(axis.kernel) / static_cast<double>(axis.stride));
+    by_tiles_ = static_cast<double>(kernel_->weight_bytes() + kernel_->code_bytes()) < kDearer * read;
     geometry_.offsets = {};
+    geometry_.sides = {};
+    geometry_.reach = {};
     group_tiles_ = geometry_.tiles.size();
     if (geometry_.by_image) {
       panel_floats_ = geometry_.panel.floats_of_tile() + kLine + width_;  // the last tile reads on
     } else if (shape.packed) {
       const auto room = static_cast<int64_t>(std::max(kPanelBytes, kernel_->weight_bytes() + kernel_->code_bytes()) / sizeof(float));
       group_tiles_ = std::min(group_tiles_, static_cast<size_t>(std::max<int64_t>(1, room / (geometry_.panel.floats_of_tile() + slot_floats()))));
+      const size_t groups = (geometry_.tiles.size() + group_tiles_ - 1) / group_tiles_;
+      group_tiles_ = (geometry_.tiles.size() + groups - 1) / groups;
       panel_floats_ = static_cast<int64_t>(group_tiles_) * geometry_.panel.floats_of_tile();
     }
     if (shape.packed) pack_ = pack_of(isa_of(kernel_->name()));
     number_slots();
-    nanoseconds_ = static_cast<double>(int64_t{count} * width_ * static_cast<int64_t>(group_tiles_)) / kProducts;
+    nanoseconds_ = static_cast<double>(int64_t{count} * width_) / kProducts;
   }
 
-  size_t scratch_floats() const override { return static_cast<size_t>(panel_floats_ + slots_ * slot_floats() * (with_residual_ ? 2 : 1)); }
+  void settle(Shelf& shelf) override { kernel_->settle(shelf); }
+  Room room(uint32_t threads) const override {
+    const auto floats = static_cast<size_t>(panel_floats_ + slots_ * slot_floats() * (with_residual_ ? 2 : 1));
+    return suits_own_tiles(threads) ? Room{0, floats} : Room{floats, 0};
+  }
   size_t weight_bytes() const override { return kernel_->weight_bytes(); }
   size_t code_bytes() const override { return kernel_->code_bytes(); }
   const char* kernel() const override { return kernel_->name(); }
 
   void run(const Context& context) const override {
     const size_t count = geometry_.tiles.size();
+    if (suits_own_tiles(context.pool->threads())) return run_own(context);
     for (int64_t image = 0; image < x_.dims[0]; image += geometry_.images) {
       for (size_t first = 0; first < count; first += group_tiles_) {
-        const Group group{image, first, std::min(count, first + group_tiles_)};
-        if (geometry_.packed) pack(context, group);
-        if (slots_ > 0 && with_residual_) move(context, group, true);
-        compute(context, group);
-        if (slots_ > 0) move(context, group, false);
+        const Group group{image, first, std::min(count, first + group_tiles_), context.scratch};
+        if (geometry_.packed) pack_shared(context, group);
+        if (slots_ > 0 && with_residual_) move_shared(context, group, true);
+        compute_shared(context, group);
+        if (slots_ > 0) move_shared(context, group, false);
       }
     }
   }
@@ -139,17 +152,25 @@ class ConvStep final : public Step {
   struct Group {
     int64_t image;
     size_t first, last;
+    float* scratch;
+    size_t count() const { return last - first; }
   };
 
+  bool by_groups() const { return geometry_.packed && !geometry_.by_image; }
+
+  // Whether each thread packs and multiplies tiles of its own.
+  bool suits_own_tiles(uint32_t threads) const { return threads > 1 && by_groups() && by_tiles_ && geometry_.tiles.size() >= threads; }
+
   void number_slots() {
-    for (size_t first = 0; first < geometry_.tiles.size(); first += group_tiles_) {
-      int64_t slot = 0;
-      for (size_t number = first; number < std::min(geometry_.tiles.size(), first + group_tiles_); ++number) {
-        ConvTile& tile = geometry_.tiles[number];
-        if (!tile.direct) tile.slot = slot++;
-      }
-      slots_ = std::max(slots_, slot);
+    for (ConvTile& tile : geometry_.tiles) {
+      if (!tile.direct) tile.slot = slots_++;
     }
+    if (by_groups() && slots_ > 0) slots_ = static_cast<int64_t>(group_tiles_);
+  }
+
+  float* partial(const Group& group, size_t number, bool residual) const {
+    const int64_t slot = by_groups() ? static_cast<int64_t>(number - group.first) : geometry_.tiles[number].slot;
+    return group.scratch + panel_floats_ + (slot + (residual ? slots_ : 0)) * slot_floats();
   }
 
   // How far behind a multiple of 64 bytes all tiles read, or -1. The arena and scratch start at one.
@@ -165,62 +186,89 @@ class ConvStep final : public Step {
 
   int64_t slot_floats() const { return out_.dims[1] * width_; }
 
-  void compute(const Context& context, Group group) const {
+  std::vector<Tile> tiles_of(const Context& context, const Group& group) const {
     const float* x = context.at(x_) + group.image * x_.strides[0];
     float* out = context.out(out_) + group.image * out_.strides[0];
     const float* residual = with_residual_ ? context.at(residual_) + group.image * residual_.strides[0] : nullptr;
-    float* partial = context.scratch + panel_floats_;
-    const float* partial_residual = partial + slots_ * slot_floats();
-    std::vector<Tile> tiles(group.last - group.first);
+    std::vector<Tile> tiles(group.count());
     for (size_t number = 0; number < tiles.size(); ++number) {
       const ConvTile& at = geometry_.tiles[group.first + number];
       Tile& tile = tiles[number];
-      tile.x = geometry_.by_image ? context.scratch + at.x
-               : geometry_.packed ? context.scratch + static_cast<int64_t>(number) * geometry_.panel.floats_of_tile()
+      tile.x = geometry_.by_image ? group.scratch + at.x
+               : geometry_.packed ? group.scratch + static_cast<int64_t>(number) * geometry_.panel.floats_of_tile()
                                   : x + at.x;
       tile.keep = at.keep;
-      tile.out = at.direct ? out + at.out : partial + at.slot * slot_floats();
+      std::copy(at.inside.begin(), at.inside.end(), tile.inside);
+      tile.out = at.direct ? out + at.out : partial(group, group.first + number, false);
       tile.out_stride = static_cast<size_t>(at.direct ? out_.strides[1] : width_);
       if (!with_residual_) continue;
-      tile.residual = at.direct ? residual + at.residual : partial_residual + at.slot * slot_floats();
+      tile.residual = at.direct ? residual + at.residual : partial(group, group.first + number, true);
       tile.residual_stride = static_cast<size_t>(at.direct ? residual_.strides[1] : width_);
     }
-    const size_t blocks = kernel_->blocks(), threads = context.pool->threads();
-    const bool even = blocks % threads == 0 || blocks >= kEnoughBlocks * threads;
-    const size_t shares = even && !by_tiles_ ? 1 : std::min(threads, tiles.size());
-    const size_t parts = std::max(shares, (tiles.size() + kTilesTogether - 1) / kTilesTogether);
-    context.pool->share(blocks * parts, nanoseconds_, [&](size_t first, size_t last) {
-      kernel_->fetch(static_cast<uint32_t>(first % blocks));
-      for (size_t next = 0; first < last; first = next) {
-        const size_t part = first / blocks, begin = tiles.size() * part / parts, end = tiles.size() * (part + 1) / parts;
-        next = std::min(last, (part + 1) * blocks);
-        kernel_->run_blocks(std::span(tiles).subspan(begin, end - begin), static_cast<uint32_t>(first - part * blocks),
-                            static_cast<uint32_t>(next - part * blocks));
+    return tiles;
+  }
+
+  // Each thread has the same tiles in every run, and nothing but outputs goes from one to another.
+  void run_own(const Context& context) const {
+    const size_t count = geometry_.tiles.size(), threads = context.pool->threads(), blocks = kernel_->blocks();
+    const size_t parts = (count + threads * group_tiles_ - 1) / (threads * group_tiles_) * threads;
+    context.pool->share(parts, nanoseconds_of(count), [&](size_t first, size_t last, uint32_t lane) {
+      for (size_t part = first; part < last; ++part) {
+        const Group group{0, count * part / parts, count * (part + 1) / parts, context.own(lane)};
+        pack(context, group, {0, group_vectors(group)}, {0, geometry_.panel.channels()});
+        if (slots_ > 0 && with_residual_) move(context, group, true, 0, filters());
+        const std::vector<Tile> tiles = tiles_of(context, group);
+        const size_t rounds = (tiles.size() + kTilesTogether - 1) / kTilesTogether;
+        compute(tiles, rounds, 0, rounds * blocks);
+        if (slots_ > 0) move(context, group, false, 0, filters());
       }
     });
   }
 
-  // Copies partial tiles of [first, last) to the output, or the residual to partial tiles.
-  void move(const Context& context, Group group, bool gather) const {
+  void compute_shared(const Context& context, const Group& group) const {
+    const std::vector<Tile> tiles = tiles_of(context, group);
+    const size_t blocks = kernel_->blocks(), threads = context.pool->threads();
+    const bool even = blocks % threads == 0 || blocks >= kEnoughBlocks * threads;
+    const size_t shares = even && !by_tiles_ ? 1 : std::min(threads, tiles.size());
+    const size_t parts = std::max(shares, (tiles.size() + kTilesTogether - 1) / kTilesTogether);
+    const size_t units = blocks * parts, pieces = by_groups() ? std::min(units, threads) : units;  // every piece reads the whole panel
+    context.pool->share(pieces, nanoseconds_of(tiles.size()),
+                        [&](size_t first, size_t last) { compute(tiles, parts, units * first / pieces, units * last / pieces); });
+  }
+
+  // Of the blocks of each of `parts` of the tiles in turn, those from `first` to `last`.
+  void compute(std::span<const Tile> tiles, size_t parts, size_t first, size_t last) const {
+    const size_t blocks = kernel_->blocks();
+    kernel_->fetch(static_cast<uint32_t>(first % blocks));
+    for (size_t next = 0; first < last; first = next) {
+      const size_t part = first / blocks, begin = tiles.size() * part / parts, end = tiles.size() * (part + 1) / parts;
+      next = std::min(last, (part + 1) * blocks);
+      kernel_->run_blocks(tiles.subspan(begin, end - begin), static_cast<uint32_t>(first - part * blocks), static_cast<uint32_t>(next - part * blocks));
+    }
+  }
+
+  void move_shared(const Context& context, const Group& group, bool gather) const {
+    const double elements = static_cast<double>(group.count()) * static_cast<double>(slot_floats());
+    context.pool->share(filters(), kNanosecondsMoved * elements, [&](size_t first, size_t last) { move(context, group, gather, first, last); });
+  }
+
+  // Copies filters [begin, end) of partial tiles to the output, or of the residual to partial tiles.
+  void move(const Context& context, const Group& group, bool gather, size_t begin, size_t end) const {
     const Tensor& tensor = gather ? residual_ : out_;
-    const auto filters = static_cast<size_t>(out_.dims[1]);
-    const double elements = static_cast<double>(group.last - group.first) * static_cast<double>(slot_floats());
     float* whole = (gather ? const_cast<float*>(context.at(residual_)) : context.out(out_)) + group.image * tensor.strides[0];
-    float* partial = context.scratch + panel_floats_ + (gather ? slots_ * slot_floats() : 0);
-    context.pool->share(filters, kNanosecondsMoved * elements, [&](size_t begin, size_t end) {
-      for (size_t filter = begin; filter < end; filter += kMovedFilters) {
-        const auto first = static_cast<int64_t>(filter), count = static_cast<int64_t>(std::min(end - filter, kMovedFilters));
-        for (size_t number = group.first; number < group.last; ++number) {
-          const ConvTile& tile = geometry_.tiles[number];
-          if (tile.direct) continue;
-          for (const Segment& segment : tile.segments) {
-            const Strided packed{partial + tile.slot * slot_floats() + segment.begin + first * width_, 1, width_};
-            const Strided loose{whole + (gather ? segment.residual : segment.out) + first * tensor.strides[1], tensor.strides[4], tensor.strides[1]};
-            copy_runs(gather ? loose : packed, gather ? packed : loose, segment.count, count);
-          }
+    for (size_t filter = begin; filter < end; filter += kMovedFilters) {
+      const auto first = static_cast<int64_t>(filter), count = static_cast<int64_t>(std::min(end - filter, kMovedFilters));
+      for (size_t number = group.first; number < group.last; ++number) {
+        const ConvTile& tile = geometry_.tiles[number];
+        if (tile.direct) continue;
+        float* const from = partial(group, number, gather) + first * width_;
+        for (const Segment& segment : tile.segments) {
+          const Strided packed{from + segment.begin, 1, width_};
+          const Strided loose{whole + (gather ? segment.residual : segment.out) + first * tensor.strides[1], tensor.strides[4], tensor.strides[1]};
+          copy_runs(gather ? loose : packed, gather ? packed : loose, segment.count, count);
         }
       }
-    });
+    }
   }
 
   // Runs of elements `step` apart, one for each filter.
@@ -250,25 +298,41 @@ class ConvStep final : public Step {
     }
   }
 
-  void pack(const Context& context, Group group) const {
-    const Panel& panel = geometry_.panel;
-    const int64_t tiles = geometry_.by_image ? 1 : static_cast<int64_t>(group.last - group.first), channels = panel.channels();
-    const int64_t tile = geometry_.by_image ? group.image : static_cast<int64_t>(group.first);
-    const auto blocks = static_cast<size_t>((channels + kPackedChannels - 1) / kPackedChannels);
-    const double elements = static_cast<double>(tiles) * static_cast<double>(panel.floats_of_tile());
-    context.pool->share(blocks, kNanosecondsPacked * elements, [&](size_t first, size_t last) {
-      for (auto block = static_cast<int64_t>(first); block < static_cast<int64_t>(last); ++block) {
-        const int64_t end = std::min(channels, (block + 1) * kPackedChannels);
-        panel.pack(pack_, context.at(x_), tile, tiles, block * kPackedChannels, end, context.scratch);
-      }
+  // An image's panel by positions, else by channels.
+  void pack_shared(const Context& context, const Group& group) const {
+    const int64_t channels = geometry_.panel.channels(), vectors = group_vectors(group);
+    const double elements = static_cast<double>(group.count()) * static_cast<double>(panel_floats_) / static_cast<double>(group_tiles_);
+    const bool by_image = geometry_.by_image;
+    const int64_t parts =
+        by_image ? vectors : std::max((channels + kPackedChannels - 1) / kPackedChannels, std::min<int64_t>(channels, context.pool->threads()));
+    context.pool->share(static_cast<size_t>(parts), kNanosecondsPacked * elements, [&](size_t begin, size_t end) {
+      const auto first = static_cast<int64_t>(begin), last = static_cast<int64_t>(end);
+      by_image ? pack(context, group, {first, last}, {0, channels}) : pack(context, group, {0, vectors}, {channels * first / parts, channels * last / parts});
     });
   }
+
+  struct Range {
+    int64_t first, last;
+  };
+
+  // Some channels of some vectors of the group's panel.
+  void pack(const Context& context, const Group& group, Range vectors, Range channels) const {
+    const int64_t origin = (geometry_.by_image ? group.image : static_cast<int64_t>(group.first)) * geometry_.panel.vectors_of_tile();
+    for (int64_t first = channels.first, last = 0; first < channels.last; first = last) {
+      last = std::min(channels.last, first + kPackedChannels);
+      geometry_.panel.pack(pack_, context.at(x_), origin + vectors.first, origin + vectors.last, first, last, origin, group.scratch);
+    }
+  }
+
+  int64_t group_vectors(const Group& group) const { return (geometry_.by_image ? 1 : static_cast<int64_t>(group.count())) * geometry_.panel.vectors_of_tile(); }
+  size_t filters() const { return static_cast<size_t>(out_.dims[1]); }
+  double nanoseconds_of(size_t tiles) const { return nanoseconds_ * static_cast<double>(tiles); }
 
   Tensor x_, out_, residual_;
   bool with_residual_ = false;
   int64_t width_ = 0;
   bool by_tiles_ = false;   // threads share the input rather than the weights, of which there are fewer
-  double nanoseconds_ = 0;  // of one group of tiles, roughly
+  double nanoseconds_ = 0;  // of a tile, roughly
   ConvGeometry geometry_;
   size_t group_tiles_ = 0;
   int64_t panel_floats_ = 0, slots_ = 0;

@@ -18,7 +18,7 @@ int32_t checked_offset(int64_t offset) {
 // Whether all rows are `pitch` apart in the input, too.
 bool flat(const ConvShape& shape) {
   const auto& [deep, high, wide] = shape.axes;
-  return deep.kernel == 1 && deep.out == 1 && deep.pad == 0 && deep.stride == 1 && high.stride == 1;
+  return deep.kernel == 1 && deep.out == 1 && deep.pad == 0 && high.stride == 1;
 }
 
 void lay_direct(const ConvShape& shape, ConvGeometry& geometry) {
@@ -32,9 +32,13 @@ void lay_direct(const ConvShape& shape, ConvGeometry& geometry) {
   }
   geometry.pitch = high.out == 1 || !flat(shape) ? wide.out : x.strides[3];
   expect(geometry.pitch >= wide.out, "a convolution without a panel has rows that overlap");
+  const bool close = wide.pad > 0 && high.out > 1 && geometry.pitch < wide.in + wide.pad;
+  expect(!close || (shape.masks && wide.kernel == 3 && wide.pad == 1 && wide.dilation == 1 && wide.out == wide.in && flat(shape)),
+         "a convolution without a panel has no room for its padding");
   const int64_t taps = deep.kernel * high.kernel * wide.kernel;
   for (size_t row = 0; row < shape.used.size(); ++row) {
     const auto [channel, tap] = std::pair{static_cast<int64_t>(row) / taps, static_cast<int64_t>(row) % taps};
+    if (close) geometry.sides.push_back(std::array<uint8_t, 3>{1, 0, 2}[static_cast<size_t>(tap % 3)]);
     const int64_t dz = tap / wide.kernel / high.kernel * deep.dilation - deep.pad;
     const int64_t dy = tap / wide.kernel % high.kernel * high.dilation - high.pad, dx = tap % wide.kernel * wide.dilation - wide.pad;
     geometry.offsets.push_back(checked_offset(channel * x.strides[1] + checked_offset(dz * x.strides[2]) + checked_offset(dy * x.strides[3]) + dx));
@@ -106,7 +110,7 @@ void append(std::vector<Segment>& segments, const Segment& next, const ConvShape
 ConvTile make_tile(const ConvShape& shape, const ConvGeometry& geometry, int64_t position) {
   const int64_t first = position / geometry.pitch;
   const int64_t last = std::min(geometry.runs() - 1, (position + shape.width - 1) / geometry.pitch);
-  ConvTile tile{read_at(shape, geometry, first, position), 0, false, 0, 0, 0, {}};
+  ConvTile tile{read_at(shape, geometry, first, position), 0, {}, false, 0, 0, 0, {}};
   for (int64_t run = first; run <= last; ++run) {
     const int64_t begin = std::max(run * geometry.pitch, position), end = std::min(run * geometry.pitch + shape.axes[2].out, position + shape.width);
     if (begin >= end) continue;
@@ -115,6 +119,11 @@ ConvTile make_tile(const ConvShape& shape, const ConvGeometry& geometry, int64_t
     append(tile.segments, {begin - position, end - begin, place(shape.out), shape.residual != nullptr ? place(*shape.residual) : 0}, shape);
     const uint64_t ones = end - begin == 64 ? ~uint64_t{0} : (uint64_t{1} << (end - begin)) - 1;
     tile.keep |= ones << (begin - position);
+  }
+  for (int64_t lane = 0; lane < shape.width; ++lane) {
+    const int64_t column = (position + lane) % geometry.pitch;
+    tile.inside[0] |= uint64_t{column > 0} << lane;
+    tile.inside[1] |= uint64_t{column < shape.axes[2].out - 1} << lane;
   }
   const bool whole = tile.segments.size() == 1 && tile.segments[0].count == shape.width;
   const int64_t image = first / (geometry.runs() / geometry.images);
@@ -174,6 +183,36 @@ void lay_phases(const ConvShape& shape, ConvGeometry& geometry) {
   }
 }
 
+// Whether a tap reads an element at output `place` of an axis.
+bool inside(const ConvAxis& axis, int64_t place, int64_t tap) {
+  const int64_t element = place * axis.stride + tap * axis.dilation - axis.pad;
+  return element >= 0 && element < axis.in;
+}
+
+// The positions of a tile at which a tap reads more than padding, in any tile.
+uint64_t reach_of(const ConvGeometry& geometry, int64_t width, int64_t tap) {
+  const auto& [deep, high, wide] = geometry.axes;
+  uint64_t reach = 0;
+  const auto count = static_cast<int64_t>(geometry.tiles.size());
+  const uint64_t all = width == 64 ? ~uint64_t{0} : (uint64_t{1} << width) - 1;
+  for (int64_t at = 0; at < count * width && reach != all; ++at) {
+    const int64_t run = at / geometry.pitch, column = at % geometry.pitch;
+    if (run >= geometry.runs() || column >= wide.out) continue;
+    const bool reads = inside(deep, run / high.out % deep.out, tap / wide.kernel / high.kernel) &&
+                       inside(high, run % high.out, tap / wide.kernel % high.kernel) && inside(wide, column, tap % wide.kernel);
+    reach |= uint64_t{reads} << at % width;
+  }
+  return reach;
+}
+
+void find_reach(ConvGeometry& geometry, int64_t width, size_t rows) {
+  const auto& [deep, high, wide] = geometry.axes;
+  const int64_t taps = deep.kernel * high.kernel * wide.kernel;
+  std::vector<uint64_t> of_tap;
+  for (int64_t tap = 0; tap < taps; ++tap) of_tap.push_back(reach_of(geometry, width, tap));
+  for (size_t row = 0; row < rows; ++row) geometry.reach.push_back(of_tap[row % of_tap.size()]);
+}
+
 }  // namespace
 
 ConvGeometry make_geometry(const ConvShape& shape) {
@@ -202,6 +241,7 @@ ConvGeometry make_geometry(const ConvShape& shape) {
   }
   for (int64_t at = 0; !by_rows && at < geometry.positions(); at += shape.width) geometry.tiles.push_back(make_tile(shape, geometry, at));
   if (!shape.packed) check_reach(shape, geometry);
+  if (!by_rows && !geometry.by_image) find_reach(geometry, shape.width, shape.used.size());
   return geometry;
 }
 

@@ -2,7 +2,8 @@
 //
 // Output elements are numbered by positions: runs of one output row each start `pitch` positions apart.
 //   direct: the input's own planes, whose rows are `pitch` floats apart and end in zeros; one image at a time. Where the last axis has no
-//           taps and whole tiles, each row of the output reads rows of its own, and the others may have strides;
+//           taps and whole tiles, each row of the output reads rows of its own, and the others may have strides. For generated code that
+//           masks what a tap reads of the neighbouring rows, rows follow each other: no lane is lost, nor are zeros read;
 //   packed: a panel (ops/panel.h) of tiles; rows have no gap, and the next image follows at once;
 //   by image: a panel of a whole image, in which a tap is an offset. Of phases: every second (third, …) element of rows and columns side by side,
 //           where 7×7 of stride 2 reads four planes at 49 offsets and copies each element once. Of columns: one copy for each column of taps.
@@ -26,9 +27,10 @@ struct Segment {
 struct ConvTile {
   int64_t x;  // floats from the first element of the image or of its panel, if not packed by tiles
   uint64_t keep;
-  bool direct;            // written straight to the output; else to partial tiles, then copied
-  int64_t out, residual;  // floats from the first filter, if direct
-  int64_t slot;           // which partial tile of those that run together, if not
+  std::array<uint64_t, 2> inside;  // positions that have a neighbour before, after themselves in their row
+  bool direct;                     // written straight to the output; else to partial tiles, then copied
+  int64_t out, residual;           // floats from the first filter, if direct
+  int64_t slot;                    // which partial tile of those that run together, if not
   std::vector<Segment> segments;
 };
 
@@ -40,6 +42,8 @@ struct ConvGeometry {
   int64_t pitch = 0;             // positions from one run to the next
   Panel panel;                   // if packed; by image, a tile of it is an image
   std::vector<int32_t> offsets;  // one per row of the matrix
+  std::vector<uint8_t> sides;    // and which of a tile's `inside` says what it sees, plus 1; empty: there is room for the padding
+  std::vector<uint64_t> reach;   // of each row, the positions at which any tile reads more than padding; empty where tiles are cut by rows
   std::vector<ConvTile> tiles;
 
   int64_t runs() const { return images * axes[0].out * axes[1].out; }
@@ -53,6 +57,7 @@ struct ConvShape {
   std::array<ConvAxis, 3> axes;
   bool packed;
   bool shifts;             // the kernel shifts taps out of aligned loads: columns suit it
+  bool masks;              // the kernel heeds `sides`
   int64_t width;           // positions of a tile
   std::vector<bool> used;  // rows of the matrix that any filter reads
 };

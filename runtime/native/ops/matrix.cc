@@ -112,8 +112,9 @@ class LinearStep final : public Step {
     rows_ = static_cast<size_t>(outer_.rows() * outer_.row());
   }
 
-  size_t scratch_floats() const override { return rows_ * inputs_; }
-  size_t weight_bytes() const override { return weights_.bytes() + 4 * (start_.size() + columns_.size() + bias_.size()); }
+  void settle(Shelf& shelf) override { shelf.weights.settle(weights_); }
+  Room room(uint32_t /*threads*/) const override { return {rows_ * inputs_, 0}; }
+  size_t weight_bytes() const override { return weights_.own_bytes() + 4 * (start_.size() + columns_.size() + bias_.size()); }
 
   void run(const Context& context) const override {
     const float* x = gathered(context);

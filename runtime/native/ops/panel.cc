@@ -91,44 +91,30 @@ std::vector<int32_t> Panel::offsets() const {
   return offsets;
 }
 
-std::vector<uint8_t> Panel::reach() const {
-  const auto each = static_cast<size_t>(width_ / kLanes);
-  std::vector<uint8_t> of_tap, reach;
-  for (const Tap& tap : taps_) {
-    size_t most = 0;
-    for (size_t number = 0; number < vectors_.size(); ++number) {
-      if (inside(vectors_[number], tap) != 0) most = std::max(most, number % each + 1);
-    }
-    of_tap.push_back(static_cast<uint8_t>(most));
-  }
-  for (int64_t channel = 0; channel < channels_; ++channel) {
-    for (const int64_t rank : rank_) reach.push_back(rank >= 0 ? of_tap[static_cast<size_t>(rank)] : uint8_t{0});
-  }
-  return reach;
-}
+int64_t Panel::vectors_of_tile() const { return width_ / kLanes; }
 
-void Panel::pack(Pack pack, const float* x, int64_t tile, int64_t tiles, int64_t first, int64_t last, float* to) const {
+void Panel::pack(Pack pack, const float* x, int64_t from, int64_t to, int64_t first, int64_t last, int64_t origin, float* panel) const {
   if (taps_.empty()) return;  // all weights are zeros
-  const int64_t each = width_ / kLanes, row = static_cast<int64_t>(taps_.size()) * width_, step = strides_[1];
+  const int64_t each = vectors_of_tile(), row = static_cast<int64_t>(taps_.size()) * width_, step = strides_[1];
   const int64_t lowest = -before_, highest = after_ - static_cast<int64_t>(kWindow) - (last - first - 1) * step;  // where a window may start
   const auto channels = static_cast<size_t>(last - first);
   std::vector<PackedTap> whole, taps(taps_.size());  // the taps of sixteen positions none of which is padding, and of others
   for (const Tap& tap : taps_) whole.push_back({tap.offset, static_cast<int64_t>(whole.size()) * width_, 0, static_cast<uint16_t>(~0U)});
-  for (int64_t number = 0; number < tiles * each; ++number) {
-    const Vector& vector = vectors_[static_cast<size_t>(tile * each + number)];
-    float* const place = to + number / each * floats_of_tile() + number % each * kLanes + first * row;
+  for (int64_t number = from; number < to; ++number) {
+    const Vector& vector = vectors_[static_cast<size_t>(number)];
+    float* const place = panel + (number - origin) / each * floats_of_tile() + number % each * kLanes + first * row;
     for (size_t i = vector.first_piece; i < vector.last_piece; ++i) {
       const Piece& piece = pieces_[i];
-      const int64_t from = piece.from + first * step;
-      if (vector.whole && from + lowest_tap_ >= lowest && from + highest_tap_ <= highest) {
-        pack(piece.pick, whole.data(), whole.size(), x + from, step, place, row, channels);
+      const int64_t window = piece.from + first * step;
+      if (vector.whole && window + lowest_tap_ >= lowest && window + highest_tap_ <= highest) {
+        pack(piece.pick, whole.data(), whole.size(), x + window, step, place, row, channels);
         continue;
       }
       size_t count = 0;
       for (size_t rank = 0; rank < taps_.size(); ++rank) {
         const auto lanes = static_cast<uint16_t>(piece.pick.lanes & inside(vector, taps_[rank]));
         if (piece.pick.add && lanes == 0) continue;
-        const int64_t start = from + taps_[rank].offset, moved = lowest <= highest ? std::clamp(start, lowest, highest) - start : 0;  // at the input's edges
+        const int64_t start = window + taps_[rank].offset, moved = lowest <= highest ? std::clamp(start, lowest, highest) - start : 0;  // at the input's edges
         taps[count++] = {start + moved, static_cast<int64_t>(rank) * width_, static_cast<uint32_t>(moved) % uint32_t{kWindow}, lanes};
       }
       (lowest <= highest ? pack : pack_portable)(piece.pick, taps.data(), count, x, step, place, row, channels);

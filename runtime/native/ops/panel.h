@@ -29,13 +29,13 @@ class Panel {
   Panel(const Tensor& x, const std::array<ConvAxis, 3>& axes, int64_t width, const std::vector<bool>& used);
 
   int64_t floats_of_tile() const { return channels_ * static_cast<int64_t>(taps_.size()) * width_; }
+  int64_t vectors_of_tile() const;
   int64_t channels() const { return channels_; }
   std::vector<int32_t> offsets() const;  // of every row of the matrix, in a tile's part; an unused row lies where the last used one does
 
-  std::vector<uint8_t> reach() const;  // of every row of the matrix, after how many vectors all tiles hold but padding
-
-  // Copies the channels [first, last) of the tiles from `tile` on to `to`, which has `tiles` tiles.
-  void pack(Pack pack, const float* x, int64_t tile, int64_t tiles, int64_t first, int64_t last, float* to) const;
+  // Copies the channels [first, last) of vectors `from` to `to` of the panel (16 positions each, vectors_of_tile() a tile) to where they
+  // are behind vector `origin`, which begins a tile.
+  void pack(Pack pack, const float* x, int64_t from, int64_t to, int64_t first, int64_t last, int64_t origin, float* panel) const;
 
  private:
   struct Tap {

@@ -46,32 +46,62 @@ class WinogradStep final : public Step {
     kernel_ = std::make_unique<Winograd>(*family.winograd, shape, weights.data(), epilogue);
   }
 
-  size_t scratch_floats() const override { return kernel_->transformed_floats() + kernel_->product_floats() + groups() * kernel_->split_floats(); }
+  void settle(Shelf& shelf) override { kernel_->settle(shelf); }
+  Room room(uint32_t threads) const override {
+    const size_t transformed = kernel_->transformed_floats(), split = kernel_->split_floats();
+    if (kernel_->suits_own_blocks(threads)) return {0, transformed + kernel_->product_floats() + split};
+    return {transformed + kernel_->shared_product_floats() + groups() * split, 0};
+  }
   size_t transformed_bytes() const override { return kernel_->weight_bytes(); }
   const char* kernel() const override { return family_.name; }
 
   void run(const Context& context) const override {
-    const WinogradPlanes x = planes(x_, context.at(x_)), out = planes(out_, context.out(out_));
-    const WinogradPlanes residual = with_residual_ ? planes(residual_, context.at(residual_)) : WinogradPlanes{};
-    float* const transformed = context.scratch;
-    float* const products = transformed + kernel_->transformed_floats();
-    float* const split = products + kernel_->product_floats();
-    const auto channels = static_cast<size_t>(x_.dims[1]);
-    const double moved = kNanosecondsMoved * static_cast<double>(kernel_->transformed_floats());
-    for (size_t block = 0; block < kernel_->blocks(); ++block) {
-      context.pool->share(groups(), moved, [&](size_t first, size_t last) {
-        const auto from = static_cast<uint32_t>(first * kGroup), to = static_cast<uint32_t>(std::min(channels, last * kGroup));
-        kernel_->transform(block, from, to, x, split + first * kernel_->split_floats(), transformed);
-      });
-      context.pool->share(kernel_->units(), kernel_->nanoseconds(),
-                          [&](size_t first, size_t last) { kernel_->compute(block, first, last, transformed, products, out, residual); });
-    }
+    const Planes planes{planes_of(x_, context.at(x_)), planes_of(out_, context.out(out_)),
+                        with_residual_ ? planes_of(residual_, context.at(residual_)) : WinogradPlanes{}};
+    kernel_->suits_own_blocks(context.pool->threads()) ? run_own(context, planes) : run_shared(context, planes);
   }
 
  private:
   static constexpr size_t kGroup = 16;  // channels that one thread takes at least
 
-  static WinogradPlanes planes(const Tensor& tensor, const float* data) { return {data, tensor.strides[0], tensor.strides[1], tensor.strides[3]}; }
+  struct Planes {
+    WinogradPlanes x, out, residual;
+  };
+  static WinogradPlanes planes_of(const Tensor& tensor, const float* data) { return {data, tensor.strides[0], tensor.strides[1], tensor.strides[3]}; }
+
+  // A thread transforms what it multiplies: nothing but the outputs goes from one to another.
+  void run_own(const Context& context, const Planes& planes) const {
+    const uint32_t threads = context.pool->threads(), channels = static_cast<uint32_t>(x_.dims[1]);
+    const size_t blocks = kernel_->blocks(threads);
+    context.pool->share(blocks, kernel_->nanoseconds(kernel_->tiles()), [&](size_t first, size_t last, uint32_t lane) {
+      float* const transformed = context.own(lane);
+      float* const products = transformed + kernel_->transformed_floats();
+      for (size_t number = first; number < last; ++number) {
+        const Winograd::Block block = kernel_->block(number, threads);
+        kernel_->transform(block, 0, channels, planes.x, products + kernel_->product_floats(), transformed);
+        kernel_->compute(block, 0, kernel_->units(block), transformed, products, planes.out, planes.residual);
+      }
+    });
+  }
+
+  // All threads transform the channels of a block, then each multiplies with the filters of some units.
+  void run_shared(const Context& context, const Planes& planes) const {
+    float* const transformed = context.scratch;
+    float* const products = transformed + kernel_->transformed_floats();
+    float* const split = products + kernel_->shared_product_floats();
+    const auto channels = static_cast<size_t>(x_.dims[1]);
+    const double moved = kNanosecondsMoved * static_cast<double>(kernel_->transformed_floats());
+    for (size_t number = 0; number < kernel_->blocks(context.pool->threads()); ++number) {
+      const Winograd::Block block = kernel_->block(number, context.pool->threads());
+      context.pool->share(groups(), moved, [&](size_t first, size_t last) {
+        const auto from = static_cast<uint32_t>(first * kGroup), to = static_cast<uint32_t>(std::min(channels, last * kGroup));
+        kernel_->transform(block, from, to, planes.x, split + first * kernel_->split_floats(), transformed);
+      });
+      context.pool->share(kernel_->units(block), kernel_->nanoseconds(block.count()),
+                          [&](size_t first, size_t last) { kernel_->compute(block, first, last, transformed, products, planes.out, planes.residual); });
+    }
+  }
+
   size_t groups() const { return (static_cast<size_t>(x_.dims[1]) + kGroup - 1) / kGroup; }
 
   void check_window(const StepRecord& record) const {
