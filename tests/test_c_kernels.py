@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import networks
+import numpy as np
 import pytest
-from c_cases import fixed
+from c_cases import agrees, fixed, weight
 from c_targets import needs
 
+import rsk_deploy as rsk
 from rsk_deploy.converters import c as converter
 from rsk_deploy.converters.c import assembly
+from rsk_deploy.converters.c.call import OPTIONAL
+from rsk_deploy.converters.c.source import command
+from rsk_deploy.converters.c.targets import TARGETS
+from rsk_deploy.ir import Conv, Dense, Graph, Input
+from rsk_deploy.masks.kernels import pattern_table
 
 HERE = Path(__file__).parent / "c"
 CONVERTERS = HERE.parent.parent / "converters"
@@ -77,3 +84,36 @@ def test_generated_assembly_is_mach_o_too(target, machine, tmp_path, monkeypatch
     content = (folder / "net.o").read_bytes()
     assert content[:4] == b"\xcf\xfa\xed\xfe"
     assert b"\0_net_code_1\0" in content
+
+
+@pytest.mark.parametrize(
+    ("format", "filters", "groups", "half", "parts"),
+    [
+        ("dense", 8, 1, False, ""),
+        ("dense", 8, 1, True, "HALVES"),
+        ("dense", 7, 1, False, "SINGLES"),
+        ("dense", 12, 2, False, "SINGLES"),
+        ("dense", 8, 2, False, ""),
+        ("periodic", 12, 1, False, ""),
+        ("periodic", 16, 1, False, "SINGLES"),
+        ("csr", 8, 1, False, "SINGLES"),
+        ("pattern", 8, 1, False, "STRAIGHT"),
+    ],
+)
+def test_of_the_runtime_only_what_the_network_runs_is_code(format, filters, groups, half, parts, tmp_path):
+    needs("gcc", packages="gcc")
+    path = tmp_path / "net.csource"
+    rng = np.random.default_rng(0)
+    values = weight(format, (filters, 4, 3, 3), rng)
+    if format == "pattern":
+        values = Dense(np.where(pattern_table(9, 4)[rng.integers(126, size=(filters, 4))].reshape(filters, 4, 3, 3), values.values + 1, 0).astype(np.float32))
+    layer = Conv(name="c", inputs=("x",), outputs=("y",), weight=values, stride=(1, 1), pads=(1,) * 4, dilation=(1, 1), groups=groups)
+    graph = rsk.pack(Graph[Dense]((Input("x", (1, 4 * groups, 6, 6)),), ("y",), (layer,)), {"c": format}, half=half)
+    converter.write(graph, path)
+    text = (path / "net.c").read_text()
+    assert [part for part in OPTIONAL if f"#define RSK_{part} 1\n" in text] == parts.split()
+    assert agrees(converter.runner(path), graph, rtol=1e-5).passed
+    subprocess.run(command(TARGETS["generic"], "net").split(), cwd=path, check=True)
+    code = (path / "net.o").read_bytes()
+    assert (b"rsk_tile_1" in code) == ("SINGLES" in parts)
+    assert (b"rsk_strip_straight" in code) == ("STRAIGHT" in parts)

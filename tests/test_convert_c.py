@@ -287,9 +287,10 @@ REFUSED = [
     (["--target", "cortex-m5"], 2, "--target cortex-m5 is none of --format c; there are generic"),
     (["--dtype", "int4"], 2, "unknown dtype 'int4' of the C export; known are fp32, fp16-storage, int8"),
     (["--dtype", "int8"], 2, "--dtype int8 needs --sample x.npy"),
-    (["--name", "2net"], 2, "'2net' is no name for a C function"),
-    (["--name", "rsk_conv"], 2, "'rsk_conv' is no name for a C function"),
-    (["--name", "static"], 2, "'static' is no name for a C function"),
+    *(
+        (["--name", name], 2, f"{name!r} is no name for a C function and its files. Use letters, digits and single _ between them")
+        for name in ("2net", "rsk_conv", "static", "int", "class", "Class", "math", "main", "_Foo", "__x", "my__net", "net_", "é", "a-b", "")
+    ),
     (["--max-flash", "many"], 2, "--max-flash many: write a number of bytes, as in 65536, 64k or 1M"),
     (["--max-flash", "10k"], 2, "bytes of flash; --max-flash allows 10,240. Most take"),
     (["--max-ram", "1k"], 2, "--max-ram allows 1,024. It is fullest at"),

@@ -106,6 +106,40 @@ def test_what_was_not_run_is_said_with_the_reason(missing, reason, code, model, 
     assert file["footprint"]["code_unknown"] == ("" if code else reason)
 
 
+@pytest.mark.parametrize("target", ["generic", "cortex-m4"])
+def test_the_most_flash_holds_for_constants_and_code(target, model, tmp_path, without):
+    if target == "cortex-m4":
+        needs_machine(target)
+    arguments = [model, "--format", "c", "--target", target, "--no-verify", "--json", "-o"]
+    (file,) = json.loads(export(*arguments, tmp_path / "all", "--max-flash", "1M").stdout)["files"]
+    constants, code = file["footprint"]["constants"], file["footprint"]["code"]
+    assert file["footprint"]["flash"] == constants + code
+    assert code > 1000
+    assert export(*arguments, tmp_path / "just", "--max-flash", constants + code).exit_code == 0
+    result = export(*arguments, tmp_path / "less", "--max-flash", constants + code - 1)
+    assert result.exit_code == 2
+    assert f"the constants take {constants:,} bytes of flash and the code {code:,}; --max-flash allows {constants + code - 1:,}" in result.stderr
+    without(TARGETS[target].compiler)
+    (file,) = json.loads(export(*arguments, tmp_path / "constants", "--max-flash", constants).stdout)["files"]
+    assert file["footprint"]["code"] is None
+    assert f"{TARGETS[target].compiler} is not installed" in file["footprint"]["code_unknown"]
+    assert file["footprint"]["code_unknown"].endswith(f"; --max-flash {constants} allows the constants alone")
+    assert export(*arguments, tmp_path / "fewer", "--max-flash", constants - 1).exit_code == 2
+
+
+def test_code_without_a_target_is_counted_where_flash_is_limited(model, tmp_path):
+    result = export(model, "--format", "c", "--no-verify", "-o", tmp_path / "free")
+    assert "code of unknown size: given --target or --max-flash, it is counted\n" in result.stdout
+    assert " (cc -O3)\n" in export(model, "--format", "c", "--no-verify", "-o", tmp_path / "limited", "--max-flash", "1M").stdout
+
+
+def test_a_size_program_without_sections_is_said(model, tmp_path, monkeypatch):
+    program(tmp_path, "cc", f'exec {shutil.which("cc")} "$@"')
+    monkeypatch.setenv("PATH", program(tmp_path, "size", "exit 1"))
+    result = export(model, "--format", "c", "--no-verify", "-o", tmp_path / "out", "--max-flash", "1M")
+    assert "/size does not tell the sizes of sections, which measure code; --max-flash 1M allows the constants alone\n" in result.stdout
+
+
 def program(folder, name, text):
     """A program of that name, first in the path."""
     file = folder / name

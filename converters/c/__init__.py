@@ -69,14 +69,16 @@ def write(
         "isa": aim.isa if emit_asm else None,
     }
     caller = sum(4 * prod(parameter.shape) for parameter in (*face.inputs, *face.outputs))
-    taken = sizes(graph, program, caller, itemsize, "given a --target, it is counted", aim.compiler)
+    taken = sizes(graph, program, caller, itemsize, "given --target or --max-flash, it is counted", aim.compiler)
     put(path, face, program, header(face, program, aim, taken.summary(), about))
     machine = None
-    if target != "generic":
+    if target != "generic" or max_flash is not None:
         made = compiled_for(path, name, target)
-        taken = replace(taken, code=made if isinstance(made, str) else made.flash - program.flash)
-        check(program, target, dtype, max_flash, max_ram, made.flash - program.flash if isinstance(made, Built) else 0)
-        machine = elsewhere.machine(target, made, taken.total.macs, assembly=emit_asm)
+        code = counted(made, program, max_flash)
+        taken = replace(taken, code=code)
+        check(program, target, dtype, max_flash, max_ram, code if isinstance(code, int) else 0)
+        if target != "generic":
+            machine = elsewhere.machine(target, made, taken.total.macs, assembly=emit_asm)
     flash, dense_flash = taken.flash
     lines = (*taken.lines(), f"to compile, in the folder: {command(aim, name, emit_asm)}")
     return Footprint(flash, dense_flash, lines, taken.figures(), bits, emulated.runner(graph, scale) if scale else None, machine)
@@ -102,6 +104,13 @@ def compiled_for(path: Path, name: str, target: str) -> Built | str:
         return built(path, name, TARGETS[target])
     except UsageError as error:
         return str(error)
+
+
+def counted(made: Built | str, program: Plan, max_flash: str | int | None) -> int | str:
+    """Bytes of code; or why they are not known, and what ``max_flash`` is then about."""
+    if isinstance(made, Built):
+        return made.flash - program.flash
+    return made if max_flash is None else f"{made}; --max-flash {max_flash} allows the constants alone"
 
 
 def halved(graph: Graph[Packed]) -> Graph[Packed]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,8 +63,11 @@ def remedy(target: Target, which: int) -> str:
 
 def flash_of(file: Path, compiler: str) -> int:
     """Bytes that an object takes in flash, as the compiler's ``size`` reports its sections."""
-    size = installed([compiler.removesuffix("gcc") + "size"])
+    size = installed([re.sub(r"g?cc$", "size", compiler)])
     if size is None:
         raise UsageError(f"{Path(compiler).name} comes without its program size, which measures code")
     rows = [line.split() for line in run([size, "-A", str(file)], file.parent, COMPILING).stdout.splitlines()]  # section, size, address
-    return sum(int(row[1]) for row in rows if len(row) == 3 and row[0].startswith(FLASH))
+    sections = [int(row[1]) for row in rows if len(row) == 3 and row[0].startswith(FLASH)]
+    if not sections:
+        raise UsageError(f"{size} does not tell the sizes of sections, which measure code")
+    return sum(sections)

@@ -13,12 +13,16 @@ from rsk_deploy.converters.c.eight import Scales
 from rsk_deploy.converters.c.targets import Target
 from rsk_deploy.ir import Activation, Shape
 
+OPTIONAL = ("HALVES", "SINGLES", "STRAIGHT")
+"""Parts of the runtime that are no code where nothing needs them, see ``rsk_weight.h``."""
+
 
 @dataclass(frozen=True)
 class Call:
     """``text`` is C with ``$i0``, ``$i1`` … for what is read, ``$out`` and ``$work``, a work space of ``work`` floats.
 
     The output may lie on the inputs numbered in ``over``. ``macs`` counts multiplications with kept weights, ``dense_macs`` with all.
+    ``needs`` are those of the runtime's OPTIONAL parts that it runs.
     """
 
     headers: tuple[str, ...]
@@ -27,6 +31,7 @@ class Call:
     over: tuple[int, ...] = ()
     macs: int = 0
     dense_macs: int = 0
+    needs: frozenset[str] = frozenset()
 
 
 @dataclass

@@ -76,6 +76,11 @@ class Plan:
         return self.data.nbytes + (len(self.code.content) if self.code else 0)
 
     @property
+    def needs(self) -> frozenset[str]:
+        """The runtime's optional parts that the steps use."""
+        return frozenset().union(*(step.call.needs for step in self.steps))
+
+    @property
     def headers(self) -> list[str]:
         """The runtime's headers that the steps use."""
         return sorted({header for step in self.steps for header in step.call.headers} | {"base"})

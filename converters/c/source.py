@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from rsk_deploy.converters.c.call import OPTIONAL
 from rsk_deploy.converters.c.data import identifier, kind_name
 from rsk_deploy.converters.c.plan import SCRATCH, Plan
 from rsk_deploy.converters.c.targets import Target
@@ -16,15 +17,18 @@ from rsk_deploy.ir import Graph, Json, Packed, Shape
 
 FLAGS = "-std=c99 -O3 -ffp-contract=fast -Wall -Wextra -Wconversion"
 WORDS = (
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register restrict return short signed sizeof "
-    "static struct switch typedef union unsigned void volatile while"
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t char32_t char8_t class co_await co_return co_yield compl "
+    "concept const const_cast consteval constexpr constinit continue decltype default delete do double dynamic_cast else enum explicit export extern "
+    "false float for friend goto if inline int long main mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public "
+    "register reinterpret_cast requires restrict return short signed sizeof static static_assert static_cast struct switch template this thread_local "
+    "throw true try typedef typeid typename typeof typeof_unqual union unsigned using virtual void volatile wchar_t while xor xor_eq"
 )
 HEADERS = (
-    "assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdarg stdbool stddef stdint stdio stdlib string tgmath time "
-    "wchar wctype"
+    "arm_acle arm_mve assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic stdbit stdbool "
+    "stdckdint stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype"
 )
 TAKEN = frozenset(f"{WORDS} {HEADERS} rsk".split())
-"""Words of C, and names of its headers, which a header of the same name in a compiler's path would hide."""
+"""Words of C and C++, where the header may be included, and names of headers, which one of the same name in a compiler's path would hide."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,10 @@ class Interface:
 
 def interface(graph: Graph[Packed], name: str) -> Interface:
     """One input is called ``in`` and one output ``out``; several keep their names, as far as C allows them."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name.lower() in TAKEN or name.lower().startswith("rsk_"):
+    if not re.fullmatch(r"[A-Za-z](_?[A-Za-z0-9])*", name) or name.lower() in TAKEN or name.lower().startswith("rsk_"):
         raise UsageError(
-            f"{name!r} is no name for a C function and its files. Use letters, digits and _, a letter first and not rsk_, no word or header of C: --name net"
+            f"{name!r} is no name for a C function and its files. Use letters, digits and single _ between them, a letter first and not rsk_, no word or "
+            "header of C or C++: --name net"
         )
     shapes = graph.shapes()
     sides = [("in", [entry.name for entry in graph.inputs]), ("out", list(dict.fromkeys(graph.outputs)))]
@@ -141,6 +146,7 @@ def source(face: Interface, plan: Plan) -> str:
         "",
         *(["#define RSK_WIDE_PLACES"] if plan.wide else []),
         f"#define RSK_KINDS ({' | '.join(f'1u << {kind_name(kind)}' for kind in ('identity', *plan.activations))})",
+        *(f"#define RSK_{part} {int(part in plan.needs)}" for part in OPTIONAL),
         *(f'#include "rsk_{name}.h"' for name in plan.headers),
         "",
         *(binary(blob, f"{face.name}.bin", len(plan.data.binary())) if plan.data.in_binary else []),

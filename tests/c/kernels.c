@@ -7,7 +7,7 @@
 #include "rsk_linear.h"
 #include "rsk_linear_s8.h"
 
-enum { CELLS = 512, MOST = 96, POSITIONS = 70, CHANNELS = 6, PLANE = 40, PATTERNS = 5 };
+enum { CELLS = 512, MOST = 96, POSITIONS = 70, CHANNELS = 6, FILTERS = 3, PLANE = 40, PATTERNS = 5 };
 
 static uint32_t state = 1;
 static int failures;
@@ -26,7 +26,7 @@ static int16_t panel_s8[CELLS];
 static int8_t weights_s8[MOST], inputs_s8[CELLS];
 static int32_t sums_s8[POSITIONS + 16];
 static rsk_place list[MOST], places[PATTERNS * 4];
-static uint8_t ids[2 * CHANNELS];
+static uint8_t ids[(1 + FILTERS) * CHANNELS];
 
 /* Exact for floats too: all values are small multiples of 1/8. */
 static float sum_at(const float* values, uint32_t kept, float bias, uint32_t position) {
@@ -72,18 +72,21 @@ static void check_dots(uint32_t kept) {
 
 static void check_kernels(uint32_t taps, rsk_summer* summed) {
   const struct rsk_weight weight = {.values = weights, .index = ids, .channels = CHANNELS};
+  const float biases[FILTERS] = {3, -1, 0.5f};
   for (uint32_t positions = 1; positions <= POSITIONS; positions += positions < 12 ? 1 : 7)
-    for (int added = 0; added < 2; added++) {
-      const uint32_t vectors = (positions + RSK_LANES - 1) / RSK_LANES;
+    for (uint32_t added = 0; added < 2; added++) {
+      const uint32_t vectors = (positions + RSK_LANES - 1) / RSK_LANES, pitch = vectors * RSK_LANES + added;
       const float low = added ? -2.5f : -INFINITY;
+      const struct rsk_sums of = {places, panel, added ? biases : NULL, added ? sums : NULL, sums, CHANNELS, pitch, PLANE, FILTERS, low};
       int whole = 1;
-      for (uint32_t p = 0; p < vectors * RSK_LANES; p++) sums[p] = panel[CELLS - 1 - p]; /* a residual may be replaced by the sums */
-      summed(&weight, places, CHANNELS, PLANE, panel, 3, added ? sums : NULL, low, sums, vectors);
-      for (uint32_t p = 0; p < positions; p++) {
-        float sum = added ? 3 + panel[CELLS - 1 - p] : 3;
+      for (uint32_t p = 0; p < FILTERS * pitch; p++) sums[p] = panel[CELLS - 1 - p]; /* a residual may be replaced by the sums */
+      summed(&weight, &of, vectors);
+      for (uint32_t p = 0; p < FILTERS * positions; p++) {
+        const uint32_t filter = p / positions, at = filter * pitch + p % positions, first = CHANNELS * (filter + 1);
+        float sum = added ? biases[filter] + panel[CELLS - 1 - at] : 0;
         for (uint32_t k = 0; k < CHANNELS * taps; k++)
-          sum += weights[CHANNELS * taps + k] * panel[k / taps * PLANE + places[ids[CHANNELS + k / taps] * taps + k % taps] + p];
-        whole &= (sum < low ? low : sum) == sums[p];
+          sum += weights[first * taps + k] * panel[k / taps * PLANE + places[ids[first + k / taps] * taps + k % taps] + p % positions];
+        whole &= (sum < low ? low : sum) == sums[at];
       }
       expect(whole, taps == 2 ? "rsk_sum_kernels_2" : "rsk_sum_kernels_4", taps, positions);
     }
@@ -98,7 +101,7 @@ int main(void) {
   for (uint32_t i = 0; i < 4 * MOST; i++) weights[i] = (float)((int32_t)drawn(129) - 64) / 8;
   for (uint32_t i = 0; i < MOST; i++) weights_s8[i] = (int8_t)(i % 7 ? (int32_t)drawn(255) - 127 : -127), list[i] = (rsk_place)drawn(CELLS - POSITIONS - 16);
   for (uint32_t i = 0; i < PATTERNS * 4; i++) places[i] = (rsk_place)drawn(PLANE);
-  for (uint32_t i = 0; i < 2 * CHANNELS; i++) ids[i] = (uint8_t)drawn(PATTERNS);
+  for (uint32_t i = 0; i < (1 + FILTERS) * CHANNELS; i++) ids[i] = (uint8_t)drawn(PATTERNS);
   for (uint32_t kept = 0; kept < MOST; kept += kept < 20 ? 1 : 25) check_lists(kept), check_dots(kept);
   check_kernels(2, rsk_sum_kernels_2);
   check_kernels(4, rsk_sum_kernels_4);
