@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from rsk_deploy import reference
 from rsk_deploy.errors import UsageError, about
-from rsk_deploy.files import atomic, size_of
+from rsk_deploy.files import settle, size_of, staged
 from rsk_deploy.ir import Dense, FloatArray, Graph, Packed
 from rsk_deploy.ir.weights import EMPTY
 from rsk_deploy.packing import pack
@@ -101,7 +102,14 @@ def is_packed(graph: Graph[Any]) -> bool:
     return all(isinstance(layer.weight, Packed) for layer in graph.weighted())
 
 
-def write(
+def write(graph: Graph[Packed], path: Path, format: str, **arguments: Any) -> ExportResult:
+    """Write one file, as ``written`` does with these arguments. Nothing is left under ``path`` otherwise."""
+    with written(graph, path, format, **arguments) as result:
+        return result
+
+
+@contextmanager
+def written(
     graph: Graph[Packed],
     path: Path,
     format: str,
@@ -111,8 +119,8 @@ def write(
     sample: Sample | None = None,
     force: bool = False,
     options: Mapping[str, Any] = EMPTY,
-) -> ExportResult:
-    """Write one file; with ``source``, only if it computes the same. Nothing is left under ``path`` otherwise."""
+) -> Iterator[ExportResult]:
+    """One whole file, with ``source`` only if it computes the same: it takes its place when the block ends without an exception."""
     converter = converter_named(format)
     if foreign := sorted(set(options) - converter.OPTIONS):
         raise UsageError(f"--format {format} has no option {foreign[0]!r}; it has {', '.join(sorted(converter.OPTIONS)) or 'none'}")
@@ -121,19 +129,21 @@ def write(
         own["sample"] = sample.inputs
     start = time.perf_counter()
     verification = None
-    with atomic(path, force) as temporary, about(str(path)):
-        footprint = converter.write(graph, temporary, **own) or Footprint()
-        if source:
-            verification = verify_file(Written(temporary, converter, graph, footprint), source, tolerance=tolerance, sample=sample)
-    return ExportResult(
-        path=path,
-        format=format,
-        nbytes=footprint.nbytes or size_of(path),
-        dense_nbytes=footprint.dense_nbytes or dense_nbytes(graph),
-        seconds=time.perf_counter() - start,
-        verification=verification,
-        footprint=footprint,
-    )
+    with staged(path, force) as temporary:
+        with about(str(path)):
+            footprint = converter.write(graph, temporary, **own) or Footprint()
+            if source:
+                verification = verify_file(Written(temporary, converter, graph, footprint), source, tolerance=tolerance, sample=sample)
+        settle(temporary, path, force)
+        yield ExportResult(
+            path=path,
+            format=format,
+            nbytes=footprint.nbytes or size_of(temporary),
+            dense_nbytes=footprint.dense_nbytes or dense_nbytes(graph),
+            seconds=time.perf_counter() - start,
+            verification=verification,
+            footprint=footprint,
+        )
 
 
 def dense_nbytes(graph: Graph[Packed]) -> int:

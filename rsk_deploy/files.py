@@ -25,21 +25,21 @@ def atomic(path: Path, force: bool = False) -> Iterator[Path]:
     files keep their names, and they are only replaced with ``force``; a folder only if all that it holds is replaced. After an
     exception, Ctrl-C included, nothing is left. What the system refuses is a UsageError.
     """
+    with staged(path, force) as temporary:
+        yield temporary
+        settle(temporary, path, force)
+
+
+@contextmanager
+def staged(path: Path, force: bool) -> Iterator[Path]:
+    """``atomic`` for a block that calls ``settle`` itself once the file is whole, and may go on for as long as others have to be whole too."""
     check(path, force)
     folder = path.with_name(f".{path.name[:40]}.partial-{secrets.token_hex(4)}")
     temporary = folder / path.name
     try:
         folder.mkdir()
-        mode = folder.stat().st_mode & 0o666  # what the umask allows; some writers make their files private
         yield temporary
-        written = sorted(folder.iterdir(), key=lambda file: (file == temporary, file))  # the file itself last: it needs the others
-        for file in written:
-            check(path.with_name(file.name), force, by=file)
-            for part in contents(file):
-                part.chmod(mode)
-                with part.open("rb+") as opened:
-                    os.fsync(opened.fileno())
-        for file in written:
+        for file in beside(temporary):
             take_place(file, path.with_name(file.name))
     except OSError as error:
         if error.filename is not None and folder not in (Path(error.filename), *Path(error.filename).parents):
@@ -47,6 +47,22 @@ def atomic(path: Path, force: bool = False) -> Iterator[Path]:
         raise UsageError(f"{path}: {reason(error, folder)}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def settle(temporary: Path, path: Path, force: bool) -> None:
+    """All that can refuse a whole file its place, but for the move."""
+    mode = temporary.parent.stat().st_mode & 0o666  # what the umask allows; some writers make their files private
+    for file in beside(temporary):
+        check(path.with_name(file.name), force, by=file)
+        for part in contents(file):
+            part.chmod(mode)
+            with part.open("rb+") as opened:
+                os.fsync(opened.fileno())
+
+
+def beside(temporary: Path) -> list[Path]:
+    """What was written: the file itself last, since it needs the others."""
+    return sorted(temporary.parent.iterdir(), key=lambda file: (file == temporary, file))
 
 
 def contents(path: Path) -> list[Path]:

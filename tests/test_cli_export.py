@@ -131,14 +131,26 @@ def test_a_wrong_file_is_not_handed_out(checkpoints, tmp_path):
 
 
 @pytest.mark.usefixtures("wrong_converter")
-@pytest.mark.parametrize(("formats", "there", "missing"), [("rsk,onnx", ["psconv.rsk"], ["psconv.onnx"]), ("onnx,rsk", [], ["psconv.onnx", "psconv.rsk"])])
-def test_a_refusal_of_one_file_says_which_are_there_and_keeps_those(checkpoints, tmp_path, formats, there, missing):
+@pytest.mark.parametrize("formats", ["rsk,onnx", "onnx,rsk"])
+def test_a_refusal_of_one_file_leaves_none_of_them(checkpoints, tmp_path, formats):
     out = tmp_path / "new" / "out"
-    result = export(checkpoints["psconv"], "--format", formats, "-o", out, "-q")
+    result = export(checkpoints["psconv"], "--format", formats, "-o", out)
     assert result.exit_code == 3
-    written, left = (", ".join(str(out / name) for name in names) for names in (there, missing))
-    assert f"Written: {written or 'nothing'}; not written: {left}" in result.stderr
-    assert left_in(tmp_path) == (["new", "out", *there] if there else [])
+    files = ", ".join(str(out / f"psconv.{name}") for name in formats.split(","))
+    assert f"Nothing is written, since one of {files} is refused" in result.stderr
+    assert "✔" not in result.stdout
+    assert left_in(tmp_path) == []
+
+
+def test_a_refusal_of_one_file_replaces_none_of_them(checkpoints, tmp_path):
+    (tmp_path / "psconv.rsk").write_text("the old one")
+    (tmp_path / "psconv.csource").mkdir()
+    (tmp_path / "psconv.csource" / "mine.c").write_text("mine")
+    result = export(checkpoints["psconv"], "--format", "rsk,c", "-o", tmp_path, "--force")
+    assert result.exit_code == 2
+    assert "holds mine.c, which the new folder does not have" in result.stderr
+    assert left_in(tmp_path) == ["mine.c", "psconv.csource", "psconv.rsk"]
+    assert (tmp_path / "psconv.rsk").read_text() == "the old one"
 
 
 def test_a_folder_that_was_there_stays(checkpoints, tmp_path):

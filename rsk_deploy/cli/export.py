@@ -8,7 +8,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from rsk_deploy.cli import options as o
 from rsk_deploy.cli.console import Steps, app, say, size, terminal_width
 from rsk_deploy.comparing import OutputComparison
 from rsk_deploy.errors import RskError, UsageError
-from rsk_deploy.exporting import ExportResult, planned, write
+from rsk_deploy.exporting import ExportResult, planned, written
 from rsk_deploy.ir import Graph, Packed
 from rsk_deploy.readers import read
 from rsk_deploy.registry import CONVERTERS, FORMATS, READERS, SUFFIXES, Footprint, converter_named, known
@@ -82,7 +82,15 @@ def export(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the files and the function, net unless given.", rich_help_panel=C)] = None,
-    max_flash: Annotated[str | None, typer.Option("--max-flash", metavar="SIZE", help="Refuse larger constants and code: 256k.", rich_help_panel=C)] = None,
+    max_flash: Annotated[
+        str | None,
+        typer.Option(
+            "--max-flash",
+            metavar="SIZE",
+            help="Refuse larger constants and compiled code (without a compiler: constants alone), as in 256k.",
+            rich_help_panel=C,
+        ),
+    ] = None,
     max_ram: Annotated[str | None, typer.Option("--max-ram", metavar="SIZE", help="Refuse a larger scratch memory, as in 64k.", rich_help_panel=C)] = None,
     emit_asm: Annotated[bool, o.flag("--emit-asm", help="Hot sparse convolutions as machine code, for x86-64, aarch64 and cortex-a53.", panel=C)] = False,
     verify: Annotated[
@@ -148,13 +156,14 @@ def export(
             if text := lowered(kind, graph, packed):
                 steps.say(text + "\n")
         results: list[ExportResult] = []
-        with nullcontext() if dry_run else folder(out), remembered(results, targets):
+        with nullcontext() if dry_run else folder(out), ExitStack() as together, all_or_none(targets):
             for kind, path in targets.items() if not dry_run else ():
                 steps.step(f"writing {path.name}" + (" and verifying it" if verify else ""))
                 proof = source if verify else None
-                result = write(graphs[kind], path, kind, source=proof, tolerance=tolerance, sample=data, force=force, options=target_options[kind])
-                steps.say(told(result))
-                results.append(result)
+                whole = written(graphs[kind], path, kind, source=proof, tolerance=tolerance, sample=data, force=force, options=target_options[kind])
+                results.append(together.enter_context(whole))
+        for result in results:
+            steps.say(told(result))
         if readable := [result.path for result in results if result.path.suffix in (*READERS, ".mlpackage")]:
             steps.say(f"\nNext: rsk-inspect {shlex.quote(str(readable[0]))}")
     if as_json:
@@ -231,26 +240,24 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def remembered(results: list[ExportResult], targets: Mapping[str, Path]) -> Iterator[None]:
-    """A refusal of one of several files also says which are there and which are not: a verified file is kept."""
+def all_or_none(targets: Mapping[str, Path]) -> Iterator[None]:
+    """A refusal of one of several files also says that there is none of them."""
     try:
         yield
     except RskError as error:
-        done = [str(result.path) for result in results]
-        left = [str(path) for path in targets.values() if str(path) not in done]
         if len(targets) > 1:
-            error.args = (f"{error}\nWritten: {', '.join(done) or 'nothing'}; not written: {', '.join(left)}",)
+            error.args = (f"{error}\nNothing is written, since one of {', '.join(map(str, targets.values()))} is refused",)
         raise
 
 
 def describe(model: Path, graph: Graph[Packed], plan: Report, verbose: bool) -> str:
     """What was read, what was folded, and how each weight will be stored."""
     shapes = ", ".join(f"{entry.name} {'×'.join(map(str, entry.shape))}" for entry in graph.inputs)
-    lines = [f"{model.name}: {len(graph.layers)} layers, {shapes} → {', '.join(graph.outputs)}", ""]
+    head = f"{model.name}: {len(graph.layers)} layers, {shapes} → {', '.join(graph.outputs)}\n"
     routine = Counter(entry.action for entry in graph.log if not verbose and entry.action in ROUTINE)
-    lines += [f"  {action} × {count}" for action, count in routine.items()]
-    lines += [f"  {entry.layer}: {entry.action}: {entry.detail}" for entry in graph.log if entry.action not in routine]
-    return "\n".join([*lines, "", plan.text(verbose=verbose, width=terminal_width()), ""])
+    folds = [f"  {action} × {count}\n" for action, count in routine.items()]
+    folds += [f"  {entry.layer}: {entry.action}: {entry.detail}\n" for entry in graph.log if entry.action not in routine]
+    return "\n".join([head, *(["".join(folds)] if folds else []), plan.text(verbose=verbose, width=terminal_width()), ""])
 
 
 def lowered(kind: str, graph: Graph[Packed], shown: Graph[Packed]) -> str:
