@@ -176,9 +176,7 @@ class Session:
         if (graph := self._graph) is None:
             raise closed()
         try:
-            program = self._planned(graph, batch)
-            sibling = next((prepared.engine for prepared in reversed(list(self._plans.values()))), None)
-            engine = _native.Engine(encode(program), self._threads, sibling)
+            program, engine = self._built(graph, batch)
         except NotImplementedError as error:
             raise UnsupportedError(str(error)) from error
         except ValueError as error:
@@ -188,6 +186,19 @@ class Session:
         shapes = graph.shapes(batch)
         bare = tuple(Step(step.op, (), step.output, step.layers, reason=step.reason) for step in program.steps)
         return _Prepared(engine, bare, tuple(shapes[name] for name in graph.outputs))
+
+    def _built(self, graph: Graph[Packed], batch: int) -> tuple[Program, _native.Engine]:
+        """A plan and its engine; without generated code where an input is too large for it, or pages became forbidden since the session was made."""
+        try:
+            program = self._planned(graph, batch)
+            sibling = next((prepared.engine for prepared in reversed(list(self._plans.values()))), None)
+            return program, _native.Engine(encode(program), self._threads, sibling)
+        except NotImplementedError:
+            others = [name for name in self._kernels if not name.endswith("/unrolled")]
+            if self._exact or others == self._kernels:
+                raise
+            self._kernels = others
+            return self._built(graph, batch)
 
     def _planned(self, graph: Graph[Packed], batch: int) -> Program:
         if not self._autotune:

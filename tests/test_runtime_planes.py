@@ -7,12 +7,14 @@ import pytest
 from runtime_cases import EPSILON, magnitude, sized_conv
 
 from rsk_deploy import reference
+from rsk_deploy.errors import UnsupportedError
 from rsk_deploy.ir import Graph, Input
 from rsk_deploy.runtime import _native
 from rsk_deploy.runtime.choose import ways
 from rsk_deploy.runtime.cost import by_columns
 from rsk_deploy.runtime.plan import planned
 from rsk_deploy.runtime.records import encode
+from rsk_deploy.runtime.session import Session
 
 KERNELS = _native.kernels()
 
@@ -76,3 +78,25 @@ def test_a_plan_whose_rows_have_no_room_for_padding_is_refused():
     steps = [replace(step, kernel="avx512/shared") if step.op == "conv" else step for step in program.steps]
     with pytest.raises(ValueError, match="a convolution without a panel has no room for its padding"):
         _native.Engine(encode(replace(program, steps=steps)), 1)
+
+
+@pytest.mark.skipif(not any(name.endswith("/unrolled") for name in KERNELS), reason="this machine has no kernel that generates code")
+def test_without_room_for_code_other_kernels_take_its_layers(monkeypatch):
+    engine = _native.Engine
+
+    def without_code(plan, *arguments):
+        if b"/unrolled" in bytes(plan):
+            raise NotImplementedError("pages cannot be made executable here")
+        return engine(plan, *arguments)
+
+    graph = Graph((Input("x", ("batch", 32, 32, 32)),), ("y",), (sized_conv("c", "x", "y", 32, 32, 3, 0),))
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 32)).astype(np.float32)
+    with Session(graph, threads=1) as session:
+        session._kernels = [name for name in session._kernels if not name.endswith("/winograd")]
+        assert any(step.kernel.endswith("/unrolled") for step in session.profile(x[:1]))
+        monkeypatch.setattr(_native, "Engine", without_code)
+        assert not any(step.kernel.endswith("/unrolled") for step in session.profile(x))
+        np.testing.assert_allclose(session(x), reference.run(graph, {"x": x})["y"], rtol=0, atol=1e-5)
+    monkeypatch.setenv("RSK_FORCE_KERNEL", "unrolled")
+    with Session(graph, threads=1) as session, pytest.raises(UnsupportedError, match="pages cannot be made executable here"):
+        session(x)

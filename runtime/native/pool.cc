@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace rsk {
 namespace {
@@ -73,6 +74,7 @@ void Pool::run(size_t count, Call call, const void* task) {
   for (uint32_t left = unfinished_.load(std::memory_order_acquire); left != 0; left = unfinished_.load(std::memory_order_acquire)) {
     wait_while(unfinished_, left);
   }
+  if (failed_.exchange(false, std::memory_order_relaxed)) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 // Whoever claims a piece may read the run's fields: the run is not over before the piece is done.
@@ -84,7 +86,11 @@ void Pool::help(uint32_t first) {
     while (left != 0) {
       if (!unclaimed_[lane].compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
       const size_t piece = end_of(lane) - left;
-      call_(task_, count_ * piece / pieces_, count_ * (piece + 1) / pieces_, first);
+      try {
+        call_(task_, count_ * piece / pieces_, count_ * (piece + 1) / pieces_, first);
+      } catch (...) {
+        if (!failed_.exchange(true, std::memory_order_relaxed)) failure_ = std::current_exception();
+      }
       if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_one();
       left = unclaimed_[lane].load(std::memory_order_acquire);
     }

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <thread>
 #include <type_traits>
@@ -23,7 +24,8 @@ class Pool {
   uint32_t threads() const { return static_cast<uint32_t>(workers_.size()) + 1; }
 
   // Calls task(first, last) on pieces of [0, count), the caller's thread included, and returns when all are done.
-  // A task that takes a third argument is told the number of its thread, below threads(). `task` does not throw.
+  // A task that takes a third argument is told the number of its thread, below threads(). The first exception that pieces throw is
+  // thrown here once all are done.
   // `nanoseconds`: roughly what everything costs one thread; what is not worth waking another, and a run that finds the pool
   // busy with another run, stays on the caller's thread.
   template <class Task>
@@ -52,7 +54,8 @@ class Pool {
   std::atomic<uint32_t> generation_{0};
   std::vector<std::atomic<uint32_t>> unclaimed_;  // of each thread's range
   std::atomic<uint32_t> unfinished_{0};
-  std::atomic<bool> stop_{false};
+  std::atomic<bool> stop_{false}, failed_{false};
+  std::exception_ptr failure_;
   Call call_ = nullptr;
   const void* task_ = nullptr;
   size_t count_ = 0;
