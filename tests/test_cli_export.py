@@ -1,5 +1,6 @@
 """rsk-export as its users meet it: a process, its output, its exit code, and what lies on disk afterwards."""
 
+import errno
 import json
 import os
 import subprocess
@@ -151,6 +152,21 @@ def test_a_refusal_of_one_file_replaces_none_of_them(checkpoints, tmp_path):
     assert "holds mine.c, which the new folder does not have" in result.stderr
     assert left_in(tmp_path) == ["mine.c", "psconv.csource", "psconv.rsk"]
     assert (tmp_path / "psconv.rsk").read_text() == "the old one"
+
+
+def test_a_move_that_the_system_refuses_is_said_with_what_is_there(checkpoints, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def refuse(source, target):
+        if str(target).endswith(".onnx"):
+            raise OSError(errno.EBUSY, "Device or resource busy", str(source), None, str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    result = export(checkpoints["psconv"], "--format", "onnx,rsk", "-o", tmp_path)
+    assert result.exit_code == 2
+    assert f"Written: {tmp_path / 'psconv.rsk'}; not written: {tmp_path / 'psconv.onnx'}" in result.stderr
+    assert left_in(tmp_path) == ["psconv.rsk"]
 
 
 def test_a_folder_that_was_there_stays(checkpoints, tmp_path):

@@ -156,11 +156,13 @@ def export(
             if text := lowered(kind, graph, packed):
                 steps.say(text + "\n")
         results: list[ExportResult] = []
-        with nullcontext() if dry_run else folder(out), ExitStack() as together, all_or_none(targets):
+        moved: list[Path] = []
+        with nullcontext() if dry_run else folder(out), all_or_none(targets, moved), ExitStack() as together:
             for kind, path in targets.items() if not dry_run else ():
                 steps.step(f"writing {path.name}" + (" and verifying it" if verify else ""))
                 proof = source if verify else None
                 whole = written(graphs[kind], path, kind, source=proof, tolerance=tolerance, sample=data, force=force, options=target_options[kind])
+                together.push(lambda failure, *_, path=path: moved.append(path) if failure is None else None)  # after the move
                 results.append(together.enter_context(whole))
         for result in results:
             steps.say(told(result))
@@ -240,12 +242,15 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def all_or_none(targets: Mapping[str, Path]) -> Iterator[None]:
-    """A refusal of one of several files also says that there is none of them."""
+def all_or_none(targets: Mapping[str, Path], moved: list[Path]) -> Iterator[None]:
+    """A refusal of one of several files also says that there is none of them, or which were moved to their places before the system refused a move."""
     try:
         yield
     except RskError as error:
-        if len(targets) > 1:
+        if moved:
+            rest = [path for path in targets.values() if path not in moved]
+            error.args = (f"{error}\nWritten: {', '.join(map(str, moved))}; not written: {', '.join(map(str, rest))}",)
+        elif len(targets) > 1:
             error.args = (f"{error}\nNothing is written, since one of {', '.join(map(str, targets.values()))} is refused",)
         raise
 
