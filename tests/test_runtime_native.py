@@ -57,3 +57,14 @@ def test_the_native_runtime_is_clean_under_sanitizers(tmp_path, sanitizers, muta
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"{len(plans)} plans" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@COMPILES
+@pytest.mark.parametrize(("sanitizers", "tests"), [("address,undefined", "_test"), ("thread", "threads_test")])
+def test_the_native_tests_are_clean_under_sanitizers(tmp_path, sanitizers, tests):
+    configure = ["cmake", "-S", str(ROOT / "tests" / "native"), "-B", "build", f"-DRSK_SANITIZE={sanitizers}"]
+    for step in (configure, ["cmake", "--build", "build", "-j2"], ["ctest", "--test-dir", "build", "-R", tests, "--output-on-failure"]):
+        result = subprocess.run(step, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert result.returncode == 0, result.stdout + result.stderr
