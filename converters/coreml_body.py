@@ -144,5 +144,5 @@ class Scope:
         given = {key: value for key, value in parameters.items() if value is not None}
         try:
             return getattr(self.body.builder, op)(**given, name=name)
-        except (ValueError, TypeError, AssertionError, NotImplementedError) as error:  # any of them, where coremltools' builder refuses
+        except (ValueError, TypeError, AssertionError, NotImplementedError) as error:  # coremltools' checks raise all of these
             raise UnsupportedError(f"Core ML has no such {type(self.layer).__name__}: {error}") from error

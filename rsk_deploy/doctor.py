@@ -66,7 +66,7 @@ def _program(names: tuple[str, ...], packages: str, purpose: str) -> Finding:
     if found is None:
         return Finding(names[-1], None, purpose, f"apt install {packages}, for {purpose}")
     try:
-        said = subprocess.run([found, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=True)  # noqa: S603  # a list, no shell: a tool of the table
+        said = subprocess.run([found, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=True)  # noqa: S603  # no shell reads the list; `found` is one of the tools that the doctor names
     except (OSError, subprocess.SubprocessError) as error:
         return Finding(found, None, purpose, f"it is there and does not run ({error})")
     number = re.search(r"\d+(\.\d+)+", re.sub(r"\([^)]*\)", "", said.stdout))

@@ -193,7 +193,7 @@ class Session:
             program = self._planned(graph, batch)
             sibling = next((prepared.engine for prepared in reversed(list(self._plans.values()))), None)
             return program, _native.Engine(encode(program), self._threads, sibling)
-        except NotImplementedError:
+        except NotImplementedError:  # the engine's refusal of a kernel
             others = [name for name in self._kernels if not name.endswith("/unrolled")]
             if self._exact or others == self._kernels:
                 raise

@@ -216,7 +216,7 @@ def test_wrong_values_there_are_a_verification_error(tmp_path):
 def test_assembly_for_another_machine_is_verified_by_emulation(tmp_path, model, monkeypatch):
     needs_machine("aarch64")
     if elsewhere.native(TARGETS["aarch64"]):
-        pytest.skip("AArch64 itself: its assembly needs no emulator here")
+        pytest.skip("this machine is AArch64: it runs the assembly itself, so no emulator takes part")
     arguments = [model, "--format", "c", "--target", "aarch64", "--emit-asm"]
     monkeypatch.setattr("rsk_deploy.converters.c.assembly.HOT", 16)
     result = export(*arguments, "-o", tmp_path / "out")
@@ -227,7 +227,7 @@ def test_assembly_for_another_machine_is_verified_by_emulation(tmp_path, model, 
 
 def test_assembly_for_another_machine_without_an_emulator_is_refused(tmp_path, model, without):
     if elsewhere.native(TARGETS["aarch64"]):
-        pytest.skip("AArch64 itself: its assembly needs no emulator here")
+        pytest.skip("this machine is AArch64: it runs the assembly itself, so no emulator takes part")
     needs(TARGETS["aarch64"].compiler, packages="gcc-aarch64-linux-gnu")
     without("qemu-aarch64-static", "qemu-aarch64")
     arguments = [model, "--format", "c", "--target", "aarch64", "--emit-asm", "-o", tmp_path / "out"]

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from test_convert_onnx import image, opaque, packed, small_net
 from rsk_deploy import mlprogram, reference
 from rsk_deploy.comparing import seeded_inputs
 from rsk_deploy.converters import coreml
-from rsk_deploy.errors import MissingExtraError, UnsupportedError, UsageError, VerificationError
+from rsk_deploy.errors import MissingExtraError, UnsupportedError, UsageError
 from rsk_deploy.files import size_of
 from rsk_deploy.ir import Activation, Binary, Constant, Graph, Input, Linear, Packed, PRelu, Softmax
 from rsk_deploy.registry import FORMATS
@@ -383,28 +382,3 @@ def test_missing_coremltools_is_named_with_how_to_install_it(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "coremltools", None)
     with pytest.raises(MissingExtraError, match=r'writing Core ML models needs coremltools, which is not installed. Run: pip install "rsk-deploy\[coreml\]"'):
         coreml.write(small_net(), path)
-
-
-class FakeModel:
-    """What Core ML's model is to the runner."""
-
-    def __init__(self, path):
-        self.program = mlprogram.load(Path(path))
-
-    def predict(self, inputs):
-        if inputs["image"].shape[0] > 4:
-            raise RuntimeError("no such shape")
-        return self.program.run(inputs, ["scores", "features"])
-
-
-def test_on_macos_core_ml_runs_the_file(path, monkeypatch):
-    coreml.write(small_net(), path)
-    expected = coreml.runner(path)(image(2))
-    with coreml.coremltools() as package:
-        monkeypatch.setattr(package.models, "MLModel", FakeModel)
-    monkeypatch.setattr(coreml.sys, "platform", "darwin")
-    run = coreml.runner(path)
-    assert relative(run(image(2)), expected) == 0
-    with pytest.raises(VerificationError, match="Core ML does not run the file: no such shape"):
-        run(image(5))
-    assert coreml.runner(path, ["hidden"])(image(5)).keys() == {"scores", "features", "hidden"}

@@ -115,6 +115,11 @@ def test_a_module_of_another_precision_is_read_in_float32_and_the_log_says_so(dt
     assert not source.half
 
 
+def test_a_half_precision_model_is_read_in_single():
+    source = read(nn.Conv2d(3, 4, 3).half(), ReadOptions(input_shape=SHAPE))
+    assert {layer.weight.values.dtype for layer in source.graph.weighted()} == {np.dtype(np.float32)}
+
+
 def test_weights_of_a_state_dict_in_half_precision_are_told(tmp_path):
     torch.save({name: value.half() for name, value in nn.Conv2d(3, 4, 3).state_dict().items()}, tmp_path / "net.pt")
     options = ReadOptions(input_shape=SHAPE, arch="torch.nn:Conv2d", arch_args={"in_channels": 3, "out_channels": 4, "kernel_size": 3})
@@ -130,3 +135,17 @@ def test_a_module_that_converts_to_half_precision_itself_computes_in_it():
 def test_an_rsk_mode_for_a_model_without_random_kernels_is_refused(mode):
     with pytest.raises(UsageError, match=f"--rsk {mode}: the model has no random sparse layer"):
         read(nn.Conv2d(3, 4, 3), ReadOptions(input_shape=SHAPE, rsk_mode=mode))
+
+
+class DependsOnData(nn.Module):
+    """A branch on a value, of which torch prints the graph so far."""
+
+    def forward(self, x):
+        return x + 1 if x.sum() > 0 else -x
+
+
+def test_reading_is_silent(capfd):
+    read(Calls(lambda conv, x: conv(x)), ReadOptions(input_shape=SHAPE))
+    with pytest.raises(UnsupportedError):
+        read(DependsOnData(), ReadOptions(input_shape=SHAPE))
+    assert capfd.readouterr() == ("", "")

@@ -21,7 +21,7 @@ TRAINING, USING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 def test_the_checkpoint_of_the_training_example_is_read_without_a_flag(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(TRAINING)  # noqa: S102  # the README is ours
+    exec(TRAINING)  # noqa: S102  # this repository's README, which is what is tested
     graph = rsk.read("model.pt")
     assert graph.inputs[0].shape == (1, 3, 32, 32)
     assert [entry.action for entry in graph.log].count("fixed mask") == 3
@@ -30,7 +30,7 @@ def test_the_checkpoint_of_the_training_example_is_read_without_a_flag(tmp_path,
 def test_the_python_example_runs(checkpoints, tmp_path, monkeypatch):
     shutil.copy(checkpoints["psconv"], tmp_path / "model.pt")
     monkeypatch.chdir(tmp_path)
-    exec(USING, {"x": np.zeros(SHAPE, np.float32)})  # noqa: S102  # the README is ours
+    exec(USING, {"x": np.zeros(SHAPE, np.float32)})  # noqa: S102  # this repository's README, which is what is tested
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.pt", "model.rsk"]
 
 

@@ -306,7 +306,7 @@ OTHER_CPU = """if True:
     plan[:] = file
     try:
         _native.Engine(plan, 1)
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # the refusal that is tested, for the parent to read
         print(error)
 """
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from c_targets import needs
 from native.plans import write
 
 ROOT = Path(__file__).parent.parent
@@ -23,11 +24,11 @@ def test_the_stub_says_what_the_module_offers(tmp_path):
     assert ast.dump(ast.parse(written.read_text())) == ast.dump(ast.parse(generated.read_text())), "write it again: nanobind.stubgen -D, ruff format"
 
 
-@pytest.mark.skipif(not all(map(shutil.which, ("cmake", "clang++"))), reason="cmake or clang is not installed")
 @pytest.mark.parametrize("machine", ["here", "aarch64"])
 def test_clang_has_nothing_to_say_of_the_native_half(tmp_path, machine):
-    if machine == "aarch64" and not shutil.which("aarch64-linux-gnu-g++"):
-        pytest.skip("the headers of g++-aarch64-linux-gnu are not installed")
+    needs("cmake", "clang++", packages="cmake clang")
+    if machine == "aarch64":  # whose headers come with gcc for it
+        needs("aarch64-linux-gnu-g++", packages="g++-aarch64-linux-gnu")
     configure = ["cmake", "-S", str(ROOT / "runtime" / "native"), "-B", "build", "-DRSK_PYTHON=OFF", "-DRSK_TESTS=ON"]
     configure += ["-DCMAKE_CXX_COMPILER=clang++", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON"]
     if machine == "aarch64":

@@ -22,7 +22,7 @@ def installed(names: Iterable[str]) -> str | None:
 def run(command: Sequence[str], folder: Path, seconds: float) -> subprocess.CompletedProcess[str]:
     """Run a program in ``folder``; one that takes longer is a UsageError."""
     with tempfile.TemporaryDirectory() as temporary:  # for what a killed compiler leaves
-        process = subprocess.Popen(  # noqa: S603  # a list, no shell: a compiler, an emulator, or what was just built
+        process = subprocess.Popen(  # noqa: S603  # no shell reads the list; to run compilers and what they built is the purpose
             command,
             cwd=folder,
             env=os.environ | {"TMPDIR": temporary},
