@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ class Builder:
         if needs.planar and len(shape) in (3, 4):
             return planes_in_arena(shape, needs)
         if name in self.direct:
-            return plain(Buffer("output", int(np.prod(shape)), self.direct[name]), shape)
+            return plain(Buffer("output", prod(shape), self.direct[name]), shape)
         return plain_in_arena(shape)
 
     def planar(self, name: str) -> View:
@@ -137,8 +138,8 @@ class Builder:
         for index, name in enumerate(outputs):
             buffer = self.views[name].buffer
             if (buffer.space, buffer.index) != ("output", index):  # a reshaped output lies in that of its operand
-                home = plain(Buffer("output", int(np.prod(self.places.shapes[name])), index), self.places.shapes[name])
+                home = plain(Buffer("output", prod(self.places.shapes[name]), index), self.places.shapes[name])
                 self.emit(Step("copy", (self.views[name],), home, (), reason=f"hands out {name}"))
         constants = np.concatenate(self.constants) if self.constants else np.zeros(0, np.float32)
-        input_floats, output_floats = ([int(np.prod(self.places.shapes[name])) for name in names] for names in (inputs, outputs))
+        input_floats, output_floats = ([prod(self.places.shapes[name]) for name in names] for names in (inputs, outputs))
         return Program(self.steps, input_floats, output_floats, constants, place(self.steps))

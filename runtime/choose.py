@@ -15,6 +15,7 @@ from rsk_deploy.runtime.cost import (
     Work,
     copying,
     cost,
+    generates,
     lanes,
     masks_taps,
     slides_freely,
@@ -45,9 +46,11 @@ class Plan:
         return self.kernel.endswith("/winograd")
 
 
-def candidates(kernels: Sequence[str], family: str | None, isa: str | None, generate_code: bool = True) -> list[str]:
-    """The kernels that the user allows, best first. Behind a forced Winograd stand the others, for the layers that it cannot do."""
-    kernels = [name for name in kernels if generate_code or not name.endswith("/unrolled")]
+def candidates(kernels: Sequence[str], family: str | None, isa: str | None, why_no_code: str = "") -> list[str]:
+    """The kernels that the user and the system allow, best first. Behind a forced Winograd stand the others, for the layers that it cannot do."""
+    if family == "unrolled" and why_no_code:
+        raise UsageError(f"RSK_FORCE_KERNEL=unrolled asks for generated code, and {why_no_code}")
+    kernels = without_code(kernels) if why_no_code else kernels
     families = {name.split("/")[-1] for name in kernels}
     isas = {name.split("/")[0] for name in kernels}
     if family is not None and family not in families:
@@ -60,6 +63,11 @@ def candidates(kernels: Sequence[str], family: str | None, isa: str | None, gene
         raise UsageError(f"RSK_FORCE_KERNEL={family} and RSK_FORCE_ISA={isa}: there is no such kernel; this machine has {', '.join(kernels)}")
     rest = [name for name in allowed if family == "winograd" and name not in chosen]
     return chosen + rest if rest else sorted(chosen, key=lambda name: name.endswith("/winograd"))
+
+
+def without_code(kernels: Sequence[str]) -> list[str]:
+    """Those that run where no page may become executable."""
+    return [name for name in kernels if not generates(name)]
 
 
 def choose(work: Work, kernels: Sequence[str], exact: bool) -> Plan:
@@ -130,7 +138,7 @@ def direct_ways(work: Work, kernels: Sequence[str], exact: bool) -> list[tuple[f
 def told(work: Work, density: float, kernel: str, filled: bool, packed: bool, vectors: int, run: int) -> str:
     """The reason, for people."""
     weights = f"{density:.0%} of the weights" + (", zeros written out: dense is cheaper here" if filled else "")
-    lists = f", {work.lists} lists of taps for {work.filters} filters"
+    lists = f", {work.lists} list{'s' * (work.lists > 1)} of taps for {work.filters} filter{'s' * (work.filters > 1)}"
     how = "the input packed to a panel" if packed else "the input's own planes"
     if kernel.endswith("/bitmask"):
         positions = "is 1 position" if work.positions == 1 else f"are {work.positions} positions"

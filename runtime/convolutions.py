@@ -24,8 +24,8 @@ from rsk_deploy.runtime.weights import Matrix, Scalar, compressed, filled, rows_
 
 Choice: TypeAlias = Callable[[Work], Plan]
 
-NEAR = 3_000_000
-"""Nonzeros that the third-level cache holds in every kernel's form: up to 16 bytes each."""
+CACHED_NONZEROS = 3_000_000
+"""As many as the third-level cache holds in every kernel's form: up to 16 bytes each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ def matrix_for(plan: Plan, weight: Packed, kept: BoolArray, groups: int) -> Matr
 def near(units: Iterable[Unit]) -> bool:
     """Whether a cache holds all weights from one inference to the next, with their index and code."""
     kept = (unit.layer.weight.arrays["values"].size for unit in units if isinstance(unit.layer, Weighted))
-    return int(sum(kept)) <= NEAR
+    return int(sum(kept)) <= CACHED_NONZEROS
 
 
 def lists(kept: BoolArray) -> int:

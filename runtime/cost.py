@@ -15,10 +15,11 @@ LANES = 16
 class Figures:
     """What a kernel reaches. ``rates``: the share of the peak with tiles of 1 to 4 vectors; ``planes`` and ``panel``: what is left of it where the
     input's own planes are read (loads cross cache lines) or a panel (it has a copy of the input for each tap). ``stream``: what a nonzero costs once an
-    inference because it comes from memory, in vector operations at the peak; ``wide``: the same with tiles of several vectors, or (shared) where
-    several lists each read some rows of a panel, if that is more; ``near``: what is left of it where a cache holds all of a network's. ``load``: what a
+    inference because it comes from memory, in vector operations at the peak; ``wide``: the same with tiles of several vectors, if that
+    is more; ``near``: what is left of it where a cache holds all of a network's. ``load``: what a
     block of generated code takes to load a vector of the input. ``turn``: what a filter costs however few its weights: once a tile (table: for each
-    list of it; unrolled: for each vector); ``visit``: what its lists cost together, once a tile.
+    list of it; generated code: for each vector); ``visit``: what its lists cost together, once a tile. ``generated``: its code is made for the layer.
+    ``masks``: what a tap meets of the neighbouring rows of planes it leaves out.
     """
 
     rates: tuple[float, float, float, float]
@@ -30,23 +31,25 @@ class Figures:
     turn: float = 0.0
     visit: float = 0.0
     near: float = 0.3
+    generated: bool = False
+    masks: bool = False
 
 
 FIGURES = {
-    "shared": Figures((1.0, 1.0, 1.08, 1.04), 0.5, wide=2.2, planes=0.92, panel=0.95, turn=35.0, near=0.2),
-    "unrolled": Figures((1.12, 1.2, 1.1, 0.98), 2.0, panel=0.85, load=1.2, turn=3.0, near=0.65),
+    "shared": Figures((1.0, 1.08, 1.07, 1.03), 0.2, planes=0.92, panel=0.95, turn=35.0, near=0.2),
     "table": Figures((0.64, 0.75, 0.82, 0.86), 0.12, wide=0.8, planes=0.75, turn=12.0, visit=40.0, near=0.0),
     "portable": Figures((0.12, 0.2, 0.28, 0.33), 1.5),
-    "avx2/shared": Figures((0.92, 0.92, 0.92, 0.92), 1.4, panel=0.9),
-    "avx2/unrolled": Figures((0.87, 0.87, 0.87, 0.87), 6.0, panel=0.9, load=1.0),
+    "avx512/unrolled": Figures((1.12, 1.2, 1.1, 0.98), 2.0, panel=0.85, load=1.2, turn=3.0, near=0.65, generated=True, masks=True),
+    "avx2/shared": Figures((0.97, 0.99, 0.98, 0.99), 0.1, planes=0.94),
+    "avx2/unrolled": Figures((1.03, 1.03, 1.03, 1.03), 6.0, panel=0.9, load=1.0, near=0.6, generated=True),
     "avx2/table": Figures((0.74, 0.82, 0.88, 0.92), 0.15, planes=0.7, turn=20.0),
     "neon/shared": Figures((0.93, 0.93, 0.93, 0.93), 0.7),
-    "neon/unrolled": Figures((1.03, 1.03, 1.03, 1.03), 2.5, load=0.95),
+    "neon/unrolled": Figures((1.03, 1.03, 1.03, 1.03), 2.5, load=0.95, generated=True),
     "neon/table": Figures((0.60, 0.68, 0.70, 0.70), 1.0, planes=0.9),
 }
-"""By family, and by name where an instruction set differs. Zen 5, of a peak of 125 GMAC/s (some processes have more), fitted to the ways to run single
+"""By name, or by family where instruction sets do not differ. Zen 5, of a peak of 125 GMAC/s (some processes have more), fitted to the ways to run single
 layers (3×3 and 1×1, 16@32² to 512@4², 10 to 100 % nonzero: within 10 % of nearly all), what comes from memory to ResNet18; AVX2 against its own
-peak, at 32²; tables in the panel. NEON as ``benchmarks/mca.py`` estimates Neoverse V1; streams at 15 GB/s beside 2.6·10⁹ vector operations a second."""
+peak; tables in the panel. NEON as ``benchmarks/mca.py`` estimates Neoverse V1; streams at 15 GB/s beside 2.6·10⁹ vector operations a second."""
 
 FILLED = 0.9
 """Of the cost of zeros written out: where the model's error decides, the dense layer is the safe choice."""
@@ -70,7 +73,7 @@ BLOCK, REFETCHED = 26, 7.2
 """Filters that generated code computes together; what a line of the panel costs them in vector operations (512 channels at 4², 10 % nonzero, in µs
 for 1, 3, 4 and 16 images: 163, 310, 400 and 1730)."""
 
-EXPANDED, REACHED, BITMASK_BYTE = 4.0, 0.65, 0.19
+EXPANDED, REACHED, BITMASK_BYTE = 4.0, 0.65, 0.22
 """Vector operations that the bitmask kernel takes for 16 weights, kept or not, for each position that they reach, and for a byte of them from memory."""
 
 BITMASK_FILTERS, BITMASK_TURN, BITMASK_POSITIONS = 64, 6, 12
@@ -89,7 +92,7 @@ WINOGRAD_RATE, WINOGRAD_STREAM, WINOGRAD_NEAR, WINOGRAD_TILE = 0.95, 0.35, 0.2, 
 network's; what a channel or filter of a tile costs."""
 
 WINOGRAD_TILES = 9
-"""With fewer, the stream of transformed weights, four times as many, costs what the products save (512 channels at 4²: 1180 µs, direct 530)."""
+"""With fewer, the stream of transformed weights, four times as many, costs what the products save (512 channels at 4²: 1180 µs, direct 330)."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,16 @@ class Work:
         return self.filters * self.channels // self.groups * prod(axis.kernel for axis in self.axes)
 
 
+def figures_of(kernel: str) -> Figures:
+    """The row of a kernel that sums every product."""
+    return FIGURES.get(kernel) or FIGURES[kernel.split("/")[-1]]
+
+
+def generates(kernel: str) -> bool:
+    """Whether the kernel's code is made for the layer: taps are shifted out of aligned loads, and pages become executable."""
+    return kernel in FIGURES and FIGURES[kernel].generated
+
+
 def lanes(work: Work, width: int, halo: int | None) -> int:
     """Lanes that tiles of ``width`` positions compute: directly over rows with ``halo`` columns between them, or (None) packed."""
     high, wide = work.axes[1], work.axes[2]
@@ -156,12 +169,12 @@ def masks_taps(work: Work, kernel: str) -> bool:
     """Whether the kernel can read planes without zeros between the rows: it leaves out what a tap meets of the neighbouring ones."""
     _, high, wide = work.axes
     simple = (wide.kernel, wide.begin, wide.end, wide.dilation) == (3, 1, 1, 1) and high.out > 1 and wide.size > 2
-    return kernel == "avx512/unrolled" and simple and not work.images_last and slides_freely(work)
+    return kernel in FIGURES and FIGURES[kernel].masks and simple and not work.images_last and slides_freely(work)
 
 
 def by_columns(work: Work, kernel: str) -> bool:
     """Whether the panel has a copy of the input for each column of taps alone: generated code shifts the taps out of aligned loads."""
-    return kernel.endswith("/unrolled") and work.batch == 1 and not work.images_last and work.axes[1].kernel > 1 and slides_freely(work)
+    return generates(kernel) and work.batch == 1 and not work.images_last and work.axes[1].kernel > 1 and slides_freely(work)
 
 
 def phase_vectors(work: Work) -> float:
@@ -222,20 +235,19 @@ def cost(work: Work, kernel: str, nonzeros: int, vectors: int, lanes_run: int, p
     packed_for = packing(work, kernel, vectors, lanes_run) if packed else 0.0
     if family == "bitmask":
         return bitmask_cost(work, vectors, packed) + packed_for
-    figures = FIGURES.get(kernel, FIGURES[family])
+    figures = figures_of(kernel)
     rate = figures.rates[vectors - 1]
     if not packed or by_columns(work, kernel) or by_phases(work, vectors):
         rate *= figures.planes
     elif work.rows:  # a linear layer's panel is small
         rate *= figures.panel
-    scattered = family == "shared" and packed and nonzeros < work.weights and work.lists > 1
-    few = family == "unrolled" and lanes_run < FEW_TILES * LANES
-    stream = figures.stream if figures.wide is None or (vectors == 1 and not scattered) else figures.wide
+    few = figures.generated and lanes_run < FEW_TILES * LANES
+    stream = figures.stream if figures.wide is None or vectors == 1 else figures.wide
     stream *= figures.near if work.near and not few else 1.0
     lists = -(-work.weights * vectors // (work.filters * LIST)) if family == "table" else 1
-    tiles = lanes_run / LANES / (1 if family == "unrolled" else vectors)
+    tiles = lanes_run / LANES / (1 if figures.generated else vectors)
     products = nonzeros * (lanes_run / LANES - (shorts(work, vectors) if family == "table" and packed else 0)) / rate
-    if family == "unrolled" and packed and not by_columns(work, kernel) and not by_phases(work, vectors):
+    if figures.generated and packed and not by_columns(work, kernel) and not by_phases(work, vectors):
         products = max(products, refetching(work, lanes_run))
     loads = figures.load * min(nonzeros, -(-work.filters // BLOCK) * work.weights // work.filters) * lanes_run / LANES
     total = products + loads + nonzeros * stream + work.filters * tiles * (figures.turn * lists + figures.visit)
@@ -260,6 +272,8 @@ def bitmask_cost(work: Work, vectors: int, packed: bool) -> float:
     taps = [-(-work.batch * prod(each) // passes) for each in product(*([reached(axis, tap) for tap in range(axis.kernel)] for axis in work.axes))]
     each = sum(EXPANDED * -(-count // BITMASK_TURN) + REACHED * count for count in taps)
     size = 4 * work.nonzeros + blocks * rows * len(taps) * BITMASK_FILTERS / 8
+    if size > blocks * len(taps) * SECOND_CACHE / 2:  # of a block and tap: the next turn finds it in no cache
+        size *= -(-max(taps) // BITMASK_TURN)
     return passes * max(blocks * rows * BITMASK_FILTERS / LANES * each, BITMASK_BYTE * size * (0.5 if work.near else 1.0))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 
 from rsk_deploy.errors import UnsupportedError, about
-from rsk_deploy.ir import Concat, Constant, Graph, Layer, Opaque, Packed, Reshape, Shape, Slice, Transpose
+from rsk_deploy.ir import Concat, Constant, Graph, Layer, Opaque, Packed, Reshape, Slice, Transpose
 from rsk_deploy.runtime.build import Builder, Slot
 from rsk_deploy.runtime.choose import choose
 from rsk_deploy.runtime.convolutions import Choice, decide, near, require
@@ -69,19 +70,11 @@ def planned(
     outputs = {name: index for index, name in reversed(list(enumerate(graph.outputs)))}
     builder = Builder(live, whole, groups, slots, outputs, decisions)
     for index, entry in enumerate(graph.inputs):
-        builder.views[entry.name] = plain(Buffer("input", floats(shapes[entry.name]), index), shapes[entry.name])
+        builder.views[entry.name] = plain(Buffer("input", prod(shapes[entry.name]), index), shapes[entry.name])
     for unit, builder.segment in zip(units, segments, strict=True):
         with about(unit.layer.name):
             LOWERINGS[type(unit.layer)](builder, unit, unit.layer)
     return builder.finish([entry.name for entry in graph.inputs], graph.outputs)
-
-
-def floats(shape: Shape) -> int:
-    """Elements of a shape."""
-    count = 1
-    for dim in shape:
-        count *= dim
-    return count
 
 
 def slots_of(graph: Graph[Packed], units: Sequence[Unit], live: Places) -> dict[str, Slot]:

@@ -42,7 +42,7 @@ SIDE_BY_SIDE = 16
 """Images: a vector's worth."""
 
 FLOATS_OF_LINE = 16
-NEAR = 2.0
+NEARBY_LINE = 2.0
 """Vector operations for a line of values from the second-level cache."""
 
 
@@ -154,7 +154,7 @@ def costs_of(unit: Unit, shapes: Mapping[str, Shape], batch: int, kernels: Seque
     costs = {}
     for way in found:
         floats = sum(map(prod, met)) * way.images // batch
-        total = floats / FLOATS_OF_LINE * (NEAR + (IN_ROWS if way.wide else IN_PLANES).cost(4 * floats))
+        total = floats / FLOATS_OF_LINE * (NEARBY_LINE + (IN_ROWS if way.wide else IN_PLANES).cost(4 * floats))
         if work is not None:
             part = replace(work, batch=way.images, near=at_hand)
             total += ways(widened(part) if way.wide else part, kernels, exact)[0][0] * (ASTRIDE if way.wide and way.images % 4 else 1.0)

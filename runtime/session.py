@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rsk_deploy.errors import RskError, UnsupportedError, UsageError
 from rsk_deploy.ir import Dense, Graph, Input, Packed
 from rsk_deploy.runtime import _native
-from rsk_deploy.runtime.choose import candidates
+from rsk_deploy.runtime.choose import candidates, without_code
 from rsk_deploy.runtime.plan import check, planned
 from rsk_deploy.runtime.records import Program, Step, encode
 
@@ -92,7 +92,7 @@ class Session:
         self._ports: Ports | None = Ports(tuple(graph.inputs), tuple(graph.outputs))
         self._threads = threads if threads is not None else physical_cores()
         family, isa = os.environ.get("RSK_FORCE_KERNEL") or None, os.environ.get("RSK_FORCE_ISA") or None
-        self._kernels = candidates(_native.kernels(), family, isa, generates_code())
+        self._kernels = candidates(_native.kernels(), family, isa, why_no_code())
         self._exact = family is not None
         self._autotune = autotune
         self._plans: dict[int, _Prepared] = {}
@@ -194,7 +194,7 @@ class Session:
             sibling = next((prepared.engine for prepared in reversed(list(self._plans.values()))), None)
             return program, _native.Engine(encode(program), self._threads, sibling)
         except NotImplementedError:  # the engine's refusal of a kernel
-            others = [name for name in self._kernels if not name.endswith("/unrolled")]
+            others = without_code(self._kernels)
             if self._exact or others == self._kernels:
                 raise
             self._kernels = others
@@ -208,12 +208,17 @@ class Session:
         return tuned_program(graph, batch, self._kernels, self._exact, self._threads)
 
 
-def generates_code() -> bool:
-    """Whether kernels may be generated: unless ``RSK_JIT=0`` or the system forbids executable pages, which is told of once."""
-    wanted, may = os.environ.get("RSK_JIT") != "0", _native.may_generate_code()
-    if wanted and not may:
-        tell_that_code_is_forbidden()
-    return wanted and may
+def why_no_code() -> str:
+    """What keeps kernels from being generated: ``RSK_JIT=0``, or a system that forbids executable pages, which is told of once; "" if nothing."""
+    asked = os.environ.get("RSK_JIT", "")
+    if asked not in ("", "0", "1"):
+        raise UsageError(f"RSK_JIT={asked} means nothing: 0 is for no generated code, 1 for generated code where the system allows it, as without RSK_JIT")
+    if asked == "0":
+        return "RSK_JIT=0 forbids generated code"
+    if _native.may_generate_code():
+        return ""
+    tell_that_code_is_forbidden()
+    return "this system lets no page become executable"
 
 
 @cache
@@ -268,10 +273,10 @@ def accepted(ports: Ports, inputs: Mapping[str, Array]) -> list[Array]:
     if not isinstance(inputs, Mapping):
         raise UsageError(f"run takes arrays by name, not a {type(inputs).__name__}; the network reads {names(ports)}")
     known = [entry.name for entry in ports.inputs]
-    if missing := [name for name in known if name not in inputs]:
-        raise UsageError(f"input {missing[0]!r} is missing; the network reads {names(ports)}")
     if unknown := [name for name in inputs if name not in known]:
         raise UsageError(f"unknown input {unknown[0]!r}; the network reads {names(ports)}")
+    if missing := [name for name in known if name not in inputs]:
+        raise UsageError(f"input {missing[0]!r} is missing; the network reads {names(ports)}")
     return [checked(entry, inputs[entry.name]) for entry in ports.inputs]
 
 
@@ -284,10 +289,19 @@ def checked(entry: Input, x: Any) -> Array:
     if x.dtype != np.float32:
         raise UsageError(f"input {entry.name!r} holds {x.dtype}; the network reads float32. Convert it: x.astype(numpy.float32)")
     if x.ndim != len(entry.shape) or x.size == 0 or entry.at(x.shape[0] if x.ndim else 1) != x.shape:
-        raise UsageError(f"input {entry.name!r} has shape {x.shape}; the network reads ({', '.join(map(str, entry.shape))})")
+        raise UsageError(f"input {entry.name!r} has shape {x.shape}; the network reads ({', '.join(map(str, entry.shape))}){remedy(entry, x.shape)}")
     if not x.flags.c_contiguous:
         raise UsageError(f"input {entry.name!r} has strides {x.strides} for shape {x.shape}; the network reads C order: numpy.ascontiguousarray(x)")
     return x if x.flags.aligned else x.copy()
+
+
+def remedy(entry: Input, shape: tuple[int, ...]) -> str:
+    """What to do where the batch alone is wrong."""
+    if shape[1:] != entry.shape[1:] or not shape:
+        return ""
+    if isinstance(entry.shape[0], str):
+        return f" with a {entry.shape[0]} of 1 or more"
+    return f". Its batch is fixed: run {entry.shape[0]} at a time, or read or export the model with an open one (dynamic_batch=True, --dynamic batch)"
 
 
 def exchanged(entry: Input, x: Any) -> Any:

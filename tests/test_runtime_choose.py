@@ -49,3 +49,10 @@ def test_the_model_knows_how_many_taps_miss_a_tiles_last_vector(size, pad):
     assert shorts(work, vectors + 1) == 0
     if size == (7, 7) and pad == 1:
         assert shorts(work, vectors) == pytest.approx(5 / 9)
+
+
+@pytest.mark.parametrize(("filters", "said"), [(1, "1 list of taps for 1 filter;"), (3, "3 lists of taps for 3 filters;")])
+def test_the_reason_counts_in_words(filters, said):
+    layer = sized_conv("c", "x", "y", filters, 4, 3, 1)
+    (step,) = (step for step in planned(Graph((Input("x", (1, 4, 9, 9)),), ("y",), (layer,)), 1, [TILED[-1]], exact=True).steps if step.layers)
+    assert said in step.reason

@@ -1,6 +1,7 @@
 """A session takes what fits its network, says what it does, and runs from any thread."""
 
 import gc
+import re
 import subprocess
 import sys
 import threading
@@ -118,7 +119,7 @@ BAD_INPUTS = {
     "float64": (np.zeros((2, 4)), "input 'x' holds float64; the network reads float32. Convert it: x.astype(numpy.float32)"),
     "shape": (np.zeros((2, 5), np.float32), "input 'x' has shape (2, 5); the network reads (batch, 4)"),
     "rank": (np.zeros(4, np.float32), "input 'x' has shape (4,); the network reads (batch, 4)"),
-    "empty batch": (np.zeros((0, 4), np.float32), "input 'x' has shape (0, 4); the network reads (batch, 4)"),
+    "empty batch": (np.zeros((0, 4), np.float32), "input 'x' has shape (0, 4); the network reads (batch, 4) with a batch of 1 or more"),
     "layout": (np.zeros((4, 4), np.float32).T[:, ::1], "input 'x' has strides (4, 16) for shape (4, 4); the network reads C order: numpy.ascontiguousarray(x)"),
     "backwards": (
         np.zeros((2, 4), np.float32)[:, ::-1],
@@ -144,6 +145,7 @@ def test_a_wrong_input_is_refused_in_a_sentence(case):
         ([np.zeros((1, 4), np.float32)], "run takes arrays by name, not a list; the network reads x (batch, 4)"),
         ({}, "input 'x' is missing; the network reads x (batch, 4)"),
         ({"x": np.zeros((1, 4), np.float32), "z": 0}, "unknown input 'z'; the network reads x (batch, 4)"),
+        ({"input": np.zeros((1, 4), np.float32)}, "unknown input 'input'; the network reads x (batch, 4)"),
     ],
 )
 def test_wrong_names_are_refused(inputs, message):
@@ -246,6 +248,31 @@ def test_a_wrong_number_of_threads_is_refused(threads):
 def test_an_unknown_kernel_is_refused_with_the_names(monkeypatch, variable, text):
     monkeypatch.setenv(variable, "warp")
     with pytest.raises(UsageError, match=f"{variable}=warp: this machine has .*{text}"):
+        Session(fixed())
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_another_batch_than_the_fixed_one_is_refused_with_what_to_do(rows):
+    graph = Graph((Input("x", (2, 4)),), ("y",), (Activation(name="act", inputs=("x",), outputs=("y",), kind="relu"),))
+    said = f"input 'x' has shape ({rows}, 4); the network reads (2, 4). Its batch is fixed: run 2 at a time, or read or export the model with an open one"
+    with Session(graph) as session, pytest.raises(UsageError, match=re.escape(said)):
+        session(np.zeros((rows, 4), np.float32))
+
+
+@pytest.mark.parametrize("text", ["no", "false", "off", "2", " 0"])
+def test_a_switch_of_code_that_means_nothing_is_refused(monkeypatch, text):
+    monkeypatch.setenv("RSK_JIT", text)
+    with pytest.raises(UsageError, match=f"RSK_JIT={text} means nothing: 0 is for no generated code, 1 for generated code"):
+        Session(fixed())
+
+
+@pytest.mark.parametrize(("jit", "may", "why"), [("0", True, "RSK_JIT=0 forbids generated code"), ("1", False, "this system lets no page become executable")])
+@pytest.mark.filterwarnings("ignore:this system lets no page become executable")
+def test_a_forced_kernel_that_needs_code_names_what_forbids_it(monkeypatch, jit, may, why):
+    monkeypatch.setattr(session_module._native, "may_generate_code", lambda: may)
+    monkeypatch.setenv("RSK_JIT", jit)
+    monkeypatch.setenv("RSK_FORCE_KERNEL", "unrolled")
+    with pytest.raises(UsageError, match=f"RSK_FORCE_KERNEL=unrolled asks for generated code, and {why}"):
         Session(fixed())
 
 

@@ -48,7 +48,7 @@ def test_a_run_lets_other_threads_go_on(one_layer):
 
 
 LAYERS = {  # channels, filters, size of the map, kernel, stride
-    "own panels": (64, 16, 40, 3, 2),
+    "own panels": (16, 16, 80, 3, 2),
     "one panel": (24, 200, 9, 3, 2),
     "phases": (3, 32, 62, 7, 2),
     "planes": (32, 40, 37, 3, 1),
@@ -57,9 +57,8 @@ LAYERS = {  # channels, filters, size of the map, kernel, stride
 CASES = [(family, layer) for family in ("table", "unrolled", "shared") for layer in LAYERS] + [("winograd", "planes"), ("winograd", "few tiles")]
 
 
-@pytest.mark.parametrize(("family", "layer"), CASES)
-def test_any_number_of_threads_computes_what_one_does_to_the_bit(family, layer, monkeypatch):
-    monkeypatch.setenv("RSK_FORCE_KERNEL", family)
+def graph_of(family, layer):
+    """One convolution of ``LAYERS`` that a value is added to."""
     channels, filters, size, kernel, stride = LAYERS[layer]
     rng = np.random.default_rng(1)
     weight = rng.standard_normal((filters, channels, kernel, kernel)).astype(np.float32)
@@ -67,11 +66,17 @@ def test_any_number_of_threads_computes_what_one_does_to_the_bit(family, layer, 
     packed = format_named("bitmask").encode(weight, Mask("unstructured", weight != 0))
     out = (size - 1) // stride + 1
     conv = Conv(name="c", inputs=("x",), outputs=("c",), weight=packed, stride=(stride, stride), pads=(kernel // 2,) * 4, dilation=(1, 1), bias=None)
-    graph = Graph(
+    return Graph(
         (Input("x", ("batch", channels, size, size)), Input("other", ("batch", filters, out, out))),
         ("y",),
         (conv, Binary(name="y", inputs=("c", "other"), outputs=("y",), kind="add")),
     )
+
+
+@pytest.mark.parametrize(("family", "layer"), CASES)
+def test_any_number_of_threads_computes_what_one_does_to_the_bit(family, layer, monkeypatch):
+    monkeypatch.setenv("RSK_FORCE_KERNEL", family)
+    graph = graph_of(family, layer)
     for batch in (1, 3):
         inputs = inputs_of(graph, batch)
         with Session(graph, threads=1) as session:
@@ -81,6 +86,17 @@ def test_any_number_of_threads_computes_what_one_does_to_the_bit(family, layer, 
             with Session(graph, threads=threads) as session:
                 for _ in range(3):
                     np.testing.assert_array_equal(session.run(inputs)["y"], wanted)
+
+
+def test_threads_with_tiles_of_their_own_take_scratch_for_these_alone(monkeypatch):
+    monkeypatch.setenv("RSK_FORCE_KERNEL", "table")
+    graph, scratch = graph_of("table", "own panels"), []
+    for threads in (1, 4, 16):
+        with Session(graph, threads=threads) as session:
+            session.run(inputs_of(graph, 1))
+            scratch.append(session.memory().scratch)
+    alone, few, many = scratch
+    assert alone < few < many < 1.4 * alone  # 25 tiles: 7 for each of 4 threads, 2 for each of 16
 
 
 def test_a_session_tells_its_memory_while_others_plan():

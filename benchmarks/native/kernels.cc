@@ -18,31 +18,14 @@
 
 #include "conv.h"
 #include "cpu.h"
+#include "kernels/families.h"
 #include "memory.h"
 #include "ops/panel.h"
 #include "peak.h"
 
 namespace rsk {
 
-#define WINOGRAD(name, isa, tiles)
-#define KERNEL(name, isa, make) std::unique_ptr<ConvKernel> make(const ConvRequest& request);
-#include "kernels/kernels.def"
-#undef KERNEL
-
 namespace {
-
-struct Row {
-  const char* name;
-  Isa isa;
-  MakeKernel make;
-};
-
-constexpr Row kRows[] = {
-#define KERNEL(name, isa, make) {name, isa, make},
-#include "kernels/kernels.def"
-#undef KERNEL
-#undef WINOGRAD
-};
 
 struct Shape {
   uint32_t channels, size;
@@ -107,13 +90,13 @@ struct Map {
   Pack pack;
   std::vector<std::array<uint64_t, 3>> keep;  // and what either side sees
 
-  Map(const Shape& the_shape, uint32_t the_vectors, bool the_packed, const Row& row)
+  Map(const Shape& the_shape, uint32_t the_vectors, bool the_packed, const Family& family)
       : shape(the_shape),
         vectors(the_vectors),
         packed(the_packed),
-        columns(packed && std::strstr(row.name, "unrolled") != nullptr),
-        close(!packed && std::strcmp(row.name, "avx512/unrolled") == 0),
-        pack(pack_of(row.isa)) {
+        columns(packed && family.has(kShiftsTaps)),
+        close(!packed && family.has(kHeedsSides)),
+        pack(pack_of(family.isa)) {
     const uint32_t size = shape.size, width = 16 * vectors, rows = shape.channels * 9;
     pitch = close ? size : size % 16 == 0 ? size + 16 : size + 1;
     front = close ? (pitch + 16) / 16 * 16 : (pitch + 15) / 16 * 16 + 1;
@@ -244,15 +227,15 @@ class Turns {
   std::vector<Turn> kept_;  // by their share of the peak
 };
 
-void measure(const Shape& shape, const std::string& mask, const Row& row, bool cold, const std::string& only, Moment& best) {
+void measure(const Shape& shape, const std::string& mask, const Family& family, bool cold, const std::string& only, Moment& best) {
   for (const bool panel : {false, true}) {
     for (const uint32_t vectors : {1U, 2U, 3U, 4U}) {
       if (panel ? shape.size > 16 || (vectors - 1) * 16 >= shape.size * shape.size : shape.size < 7) continue;
       char label[96];
-      std::snprintf(label, sizeof label, "%3u@%-2u %-8s %-16s %s x%u%s", shape.channels, shape.size, mask.c_str(), row.name, panel ? "panel " : "planes",
+      std::snprintf(label, sizeof label, "%3u@%-2u %-8s %-16s %s x%u%s", shape.channels, shape.size, mask.c_str(), family.name, panel ? "panel " : "planes",
                     vectors, cold ? " cold" : "");
       if (std::string(label).find(only) == std::string::npos) continue;
-      const Map map(shape, vectors, panel, row);
+      const Map map(shape, vectors, panel, family);
       std::vector<std::unique_ptr<ConvKernel>> kernels;
       size_t bytes = 0, nonzeros = 0;
       do {
@@ -262,12 +245,12 @@ void measure(const Shape& shape, const std::string& mask, const Row& row, bool c
             {shape.channels, shape.channels * 9, layer.start.data(), layer.columns.data(), layer.values.data()}, map.offsets.data(), {}, vectors, 0, map.tiles};
         if (!map.reach.empty()) request.reach = map.reach.data();
         if (!map.sides.empty()) request.sides = map.sides.data();
-        auto kernel = row.make(request);
+        auto kernel = family.make(request);
         if (kernel == nullptr) return;
         bytes += kernel->weight_bytes() + kernel->code_bytes();
         kernels.push_back(std::move(kernel));
       } while (cold && bytes < (size_t{96} << 20));
-      const Turns turns(map, kernels, row.isa == Isa::kAvx512 ? moment_avx512 : moment_avx2, best);
+      const Turns turns(map, kernels, family.isa == Isa::kAvx512 ? moment_avx512 : moment_avx2, best);
       if (turns.kept() == 0) {
         std::printf("%s others were on the core in all of %zu turns\n", label, turns.all());
         continue;
@@ -319,9 +302,9 @@ int main(int argc, char** argv) {
     if (!shape_text.empty() && shape_text != std::to_string(shape.channels) + "@" + std::to_string(shape.size)) continue;
     for (const char* mask : kMasks) {
       if (!mask_text.empty() && mask_text != mask) continue;
-      for (const Row& row : kRows) {
-        if (!runs_here(row.isa) || (!isa.empty() && std::string(row.name).rfind(isa, 0) != 0)) continue;
-        measure(shape, mask, row, cold, only, row.isa == Isa::kAvx512 ? best_avx512 : best_avx2);
+      for (const Family& family : families()) {
+        if (!runs_here(family.isa) || family.make == nullptr || (!isa.empty() && std::string(family.name).rfind(isa, 0) != 0)) continue;
+        measure(shape, mask, family, cold, only, family.isa == Isa::kAvx512 ? best_avx512 : best_avx2);
       }
     }
   }

@@ -9,25 +9,12 @@
 #include <vector>
 
 #include "cpu.h"
+#include "kernels/families.h"
 #include "memory.h"
 
 namespace rsk {
 
 namespace {
-
-struct Row {
-  const char* name;
-  Isa isa;
-  const WinogradTiles& tiles;
-};
-
-constexpr Row kRows[] = {
-#define KERNEL(name, isa, make)
-#define WINOGRAD(name, isa, tiles) {name, isa, tiles},
-#include "kernels/kernels.def"
-#undef WINOGRAD
-#undef KERNEL
-};
 
 struct Shape {
   uint32_t channels;
@@ -48,7 +35,7 @@ double microseconds(const Body& body) {
   return times[20];
 }
 
-void measure(const Row& row, const Shape& shape) {
+void measure(const Family& family, const Shape& shape) {
   const uint32_t channels = shape.channels;
   const int64_t size = shape.size, pitch = size + 1, plane = pitch * (size + 1);
   const std::vector<float> weights(size_t{channels} * channels * 9, 0.01F);
@@ -56,7 +43,7 @@ void measure(const Row& row, const Shape& shape) {
   for (size_t i = 0; i < x.bytes() / sizeof(float); ++i) x.floats()[i] = static_cast<float>(i % 17) * 0.1F;
   Epilogue epilogue;
   epilogue.activation = Activation::kRelu;
-  const Winograd kernel(row.tiles, {channels, channels, 1, size, size, 1, 1, size, size}, weights.data(), epilogue);
+  const Winograd kernel(*family.winograd, {channels, channels, 1, size, size, 1, 1, size, size}, weights.data(), epilogue);
   const auto floats = [](size_t count) { return Memory(count * sizeof(float)); };
   const Memory split = floats(kernel.split_floats()), transformed = floats(kernel.transformed_floats()), products = floats(kernel.product_floats());
   const auto run = [&](bool inputs, bool rest) {
@@ -68,8 +55,8 @@ void measure(const Row& row, const Shape& shape) {
   };
   const double inputs = microseconds([&] { run(true, false); }), all = microseconds([&] { run(true, true); });
   const double direct = 9.0 * channels * channels * static_cast<double>(size * size);
-  std::printf("%-18s %u@%d²: %.0f µs, %.0f of them for the inputs; a direct sum as fast runs at %.0f GMAC/s\n", row.name, channels, static_cast<int>(size), all,
-              inputs, direct / all * 1e-3);
+  std::printf("%-18s %u@%d²: %.0f µs, %.0f of them for the inputs; a direct sum as fast runs at %.0f GMAC/s\n", family.name, channels, static_cast<int>(size),
+              all, inputs, direct / all * 1e-3);
 }
 
 }  // namespace
@@ -77,8 +64,8 @@ void measure(const Row& row, const Shape& shape) {
 }  // namespace rsk
 
 int main(int argc, char** argv) {
-  for (const rsk::Row& row : rsk::kRows) {
-    if (!rsk::runs_here(row.isa) || (argc > 1 && std::string(row.name) != argv[1])) continue;
-    for (const rsk::Shape& shape : rsk::kShapes) rsk::measure(row, shape);
+  for (const rsk::Family& family : rsk::families()) {
+    if (!rsk::runs_here(family.isa) || family.winograd == nullptr || (argc > 1 && std::string(family.name) != argv[1])) continue;
+    for (const rsk::Shape& shape : rsk::kShapes) rsk::measure(family, shape);
   }
 }

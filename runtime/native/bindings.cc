@@ -130,7 +130,7 @@ Unrolled unrolled(const std::string& isa, const Row<uint32_t>& start, const Row<
   check_matrix(start, columns, values, offsets);
   require(vectors >= 1 && vectors <= 4, "tiles have 1 to 4 vectors");
   require(!bias || bias->size() == start.size() - 1, "the bias has another length than the matrix");
-  require(activation <= static_cast<uint32_t>(rsk::Activation::kSigmoid), "an activation is unknown");
+  require(activation < rsk::kActivations, "an activation is unknown");
   const rsk::Matrix matrix{static_cast<uint32_t>(start.size() - 1), static_cast<uint32_t>(offsets.size()), start.data(), columns.data(), values.data()};
   const rsk::Epilogue epilogue{bias ? bias->data() : nullptr, static_cast<rsk::Activation>(activation), alpha, beta, residual};
   for (const rsk::Isa target : {rsk::Isa::kAvx512, rsk::Isa::kAvx2, rsk::Isa::kNeon}) {

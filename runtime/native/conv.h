@@ -26,6 +26,7 @@ struct Matrix {
 };
 
 enum class Activation : uint32_t { kNone, kRelu, kClip, kLeakyRelu, kHardSwish, kSilu, kSigmoid };
+constexpr uint32_t kActivations = static_cast<uint32_t>(Activation::kSigmoid) + 1;
 
 // What happens to a sum before it is stored: + bias, + residual, activation, zero where `keep` has no bit.
 struct Epilogue {
@@ -81,13 +82,13 @@ struct ConvRequest {
   int32_t phase = -1;               // how many floats behind a multiple of 64 bytes the `x` of every tile is; -1: not all alike
   uint32_t tiles = 16;              // about as many as run_all() gets
   bool generate_code = true;        // false where pages must not become executable
-  const uint8_t* sides = nullptr;   // of each row, whose positions see its input: 0 for all; null: all of them do. Only avx512/unrolled heeds it
+  const uint8_t* sides = nullptr;   // of each row, whose positions see its input: 0 for all; null: all of them do. Of a kernel that heeds sides alone
   const uint64_t* reach = nullptr;  // of each row, the positions at which any tile reads more than padding; null: none known
   const char** refusal = nullptr;   // where `make` says why it returns null
 };
 
-// A row of kernels/kernels.def: KERNEL(family, isa, make). `make` copies what it keeps of the request, and returns null
-// for a layer that the family cannot do (too many rows for its index, pages that cannot be made executable).
+// Copies what it keeps of the request. Returns null for a layer that the family cannot do (too many rows for its index, pages that cannot
+// be made executable).
 using MakeKernel = std::unique_ptr<ConvKernel> (*)(const ConvRequest&);
 
 }  // namespace rsk

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <exception>
 
-#include "families.h"
+#include "kernels/families.h"
 #include "refusal.h"
 
 namespace {

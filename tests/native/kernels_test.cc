@@ -1,4 +1,4 @@
-// Every kernel of kernels.def that runs here against the obvious loop in double precision, over random layers.
+// Every convolution kernel that runs here against the obvious loop in double precision, over random layers.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -13,29 +13,12 @@
 #include "conv.h"
 #include "cpu.h"
 #include "guarded.h"
+#include "kernels/families.h"
 #include "kernels/pack.h"
 
 namespace rsk {
 
-#define WINOGRAD(name, isa, tiles)
-#define KERNEL(name, isa, make) std::unique_ptr<ConvKernel> make(const ConvRequest& request);
-#include "kernels/kernels.def"
-#undef KERNEL
-
 namespace {
-
-struct Row {
-  const char* name;
-  Isa isa;
-  MakeKernel make;
-};
-
-constexpr Row kRows[] = {
-#define KERNEL(name, isa, make) {name, isa, make},
-#include "kernels/kernels.def"
-#undef KERNEL
-#undef WINOGRAD
-};
 
 using Random = std::mt19937;
 
@@ -121,7 +104,7 @@ struct Layer {
   }
 
   void make_epilogue(Random& random) {
-    epilogue.activation = static_cast<Activation>(below(random, 7));
+    epilogue.activation = static_cast<Activation>(below(random, kActivations));
     epilogue.alpha = epilogue.activation == Activation::kClip ? -0.5F : 0.1F;
     epilogue.beta = 1.5F;
     epilogue.residual = below(random, 2) == 0;
@@ -139,12 +122,12 @@ struct Layer {
   }
 
   // Whether the kernel sees but some positions of some rows.
-  bool masked(const char* name) const { return !sides.empty() && std::strcmp(name, "avx512/unrolled") == 0; }
+  bool masked(const Family& family) const { return !sides.empty() && family.has(kHeedsSides); }
 
-  ConvRequest request(const char* name) const {
+  ConvRequest request(const Family& family) const {
     ConvRequest request{{filters, rows, start.data(), columns.data(), values.data()}, offsets.data(), epilogue, vectors, phase(), expected_tiles};
     if (!reach.empty()) request.reach = reach.data();
-    if (masked(name)) request.sides = sides.data();
+    if (masked(family)) request.sides = sides.data();
     return request;
   }
   int32_t phase() const { return in_phase ? static_cast<int32_t>(reinterpret_cast<uintptr_t>(x->data() + origin) / sizeof(float) % 16) : -1; }
@@ -195,7 +178,7 @@ bool agrees(const Layer& layer, bool masked, const std::vector<float>& out, floa
 
 enum class Way { kTiles, kBlocks, kRanges };
 
-bool computes(const Layer& layer, const ConvKernel& kernel, Way way) {
+bool computes(const Layer& layer, const Family& family, const ConvKernel& kernel, Way way) {
   constexpr float kUntouched = 777;
   std::vector<float> out(layer.out_stride * layer.filters, kUntouched);
   std::vector<Tile> tiles;
@@ -219,35 +202,37 @@ bool computes(const Layer& layer, const ConvKernel& kernel, Way way) {
     kernel.fetch(first);
     kernel.run_blocks(tiles, first, last);
   }
-  return agrees(layer, layer.masked(kernel.name()), out, kUntouched);
+  return agrees(layer, layer.masked(family), out, kUntouched);
 }
 
 int test_random_layers(uint32_t count) {
   int failures = 0;
-  std::vector<uint32_t> made(std::size(kRows));
+  std::vector<uint32_t> made(families().size());
   for (uint32_t seed = 0; seed < count; ++seed) {
     Random random(seed);
     const Layer layer(random);
-    for (size_t i = 0; i < std::size(kRows); ++i) {
-      const Row& row = kRows[i];
-      if (!runs_here(row.isa)) continue;
+    for (size_t i = 0; i < made.size(); ++i) {
+      const Family& family = families()[i];
+      if (!runs_here(family.isa) || family.make == nullptr) continue;
       const char* refusal = nullptr;
-      ConvRequest request = layer.request(row.name);
+      ConvRequest request = layer.request(family);
       request.refusal = &refusal;
-      const auto kernel = row.make(request);
+      const auto kernel = family.make(request);
       if (kernel == nullptr && refusal != nullptr) continue;
       ++made[i];
       const auto every_way = [&] {
-        return computes(layer, *kernel, Way::kTiles) && computes(layer, *kernel, Way::kBlocks) && computes(layer, *kernel, Way::kRanges);
+        return computes(layer, family, *kernel, Way::kTiles) && computes(layer, family, *kernel, Way::kBlocks) &&
+               computes(layer, family, *kernel, Way::kRanges);
       };
-      if (kernel != nullptr && std::strcmp(kernel->name(), row.name) == 0 && every_way()) continue;
-      std::printf("FAIL %s, seed %u: %s\n", row.name, seed, layer.describe().c_str());
+      if (kernel != nullptr && std::strcmp(kernel->name(), family.name) == 0 && every_way()) continue;
+      std::printf("FAIL %s, seed %u: %s\n", family.name, seed, layer.describe().c_str());
       ++failures;
     }
   }
-  for (size_t i = 0; i < std::size(kRows); ++i) {
-    std::printf("%-20s %u layers\n", kRows[i].name, made[i]);
-    if (runs_here(kRows[i].isa) && made[i] < count / 3) std::printf("FAIL %s refuses too many layers\n", kRows[i].name), ++failures;
+  for (size_t i = 0; i < made.size(); ++i) {
+    const Family& family = families()[i];
+    std::printf("%-20s %u layers\n", family.name, made[i]);
+    if (runs_here(family.isa) && family.make != nullptr && made[i] < count / 3) std::printf("FAIL %s refuses too many layers\n", family.name), ++failures;
   }
   return failures;
 }
@@ -286,14 +271,15 @@ int test_refusals() {
   const float values[] = {1, 2};
   const int32_t offsets[] = {0, 1 << 29};
   int failures = 0;
-  for (const Row& row : kRows) {
-    const bool unrolled = std::strstr(row.name, "unrolled") != nullptr, shared = std::strstr(row.name, "shared") != nullptr;
+  for (const Family& family : families()) {
+    if (!runs_here(family.isa) || family.make == nullptr) continue;
+    const bool unrolled = std::strstr(family.name, "unrolled") != nullptr, shared = std::strstr(family.name, "shared") != nullptr;
     const auto says = [&](ConvRequest request, const char* expected) {
       const char* refusal = nullptr;
       request.refusal = &refusal;
-      const bool made = row.make(request) != nullptr;
+      const bool made = family.make(request) != nullptr;
       if (expected == nullptr ? made : !made && refusal != nullptr && std::strcmp(refusal, expected) == 0) return;
-      std::printf("FAIL %s says '%s', not '%s'\n", row.name, refusal, expected);
+      std::printf("FAIL %s says '%s', not '%s'\n", family.name, refusal, expected);
       ++failures;
     };
     ConvRequest request{{2, 2, start, columns, values}, offsets, {}, 1};

@@ -21,7 +21,7 @@ from rsk_deploy.runtime.schedule import scheduled
 
 KERNELS = (Path(__file__).parents[2] / "runtime" / "native" / "kernels" / "kernels.def").read_text()
 
-NEON = [*re.findall(r'^(?:KERNEL|WINOGRAD)\("((?:neon|portable)/\w+)"', KERNELS, re.MULTILINE), "portable"]
+NEON = re.findall(r'^(?:KERNEL|WINOGRAD)\("(neon/\w+|portable(?:/\w+)?)"', KERNELS, re.MULTILINE)
 """The kernels that a 64-bit ARM machine has."""
 
 

@@ -10,24 +10,11 @@
 
 #include "activate.h"
 #include "cpu.h"
+#include "kernels/families.h"
 
 namespace rsk {
 
 namespace {
-
-struct Row {
-  const char* name;
-  Isa isa;
-  const WinogradTiles& tiles;
-};
-
-constexpr Row kRows[] = {
-#define KERNEL(name, isa, make)
-#define WINOGRAD(name, isa, tiles) {name, isa, tiles},
-#include "kernels/kernels.def"
-#undef WINOGRAD
-#undef KERNEL
-};
 
 constexpr float kUntouched = 777;
 
@@ -160,21 +147,21 @@ double error_of(const Layer& layer, Volume& out) {
 int test_random_layers(uint32_t count) {
   constexpr double kBound = 32;
   int failures = 0;
-  for (const Row& row : kRows) {
-    if (!runs_here(row.isa)) continue;
+  for (const Family& family : families()) {
+    if (!runs_here(family.isa) || family.winograd == nullptr) continue;
     double worst = 0;
     for (uint32_t seed = 0; seed < count; ++seed) {
       Layer layer(seed);
       Volume out(layer.random, layer.shape.images, layer.shape.filters, layer.shape.out_high, layer.shape.out_wide);
-      const Winograd kernel(row.tiles, layer.shape, layer.weights.data(), layer.epilogue);
+      const Winograd kernel(*family.winograd, layer.shape, layer.weights.data(), layer.epilogue);
       run(layer, kernel, out);
       const double error = error_of(layer, out);
       worst = std::max(worst, error);
       if (error <= kBound) continue;
-      std::printf("FAIL %s, seed %u: an error of %g units: %s\n", row.name, seed, error, layer.describe().c_str());
+      std::printf("FAIL %s, seed %u: an error of %g units: %s\n", family.name, seed, error, layer.describe().c_str());
       ++failures;
     }
-    std::printf("%-20s %u layers, largest error %.1f units\n", row.name, count, worst);
+    std::printf("%-20s %u layers, largest error %.1f units\n", family.name, count, worst);
   }
   return failures;
 }

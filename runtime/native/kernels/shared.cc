@@ -3,6 +3,9 @@
 //   sum[r][v] += weight[i][r] · x[offset[i] + v]        for i in the list: R broadcasts and V loads feed R·V FMAs
 //
 // Dense and 1×1 layers have one list, a cross has one, periodic masks have one for each residue class.
+//
+// Weights are asked for 8 KB ahead: the first tile of a block would wait for memory. Zen 5, panel, weights from memory, in µs and without
+// that: 256@8², two vectors, dense 295 (471), cross 177 (291), 4 of 9 periodic 174 (267); 512@4² 322 (429), 192 (433), 188 (450).
 #include <algorithm>
 #include <map>
 

@@ -38,11 +38,14 @@ template <uint32_t kFilters, uint32_t kVectors>
 void shared_tile(const float* x, const int32_t* offsets, size_t rows, const float* weights, float* sums) {
   constexpr uint32_t kRegisters = kLanes == 16 ? kVectors : 2;  // of one filter at a time
   constexpr uint32_t kWidth = kRegisters * kLanes;
+  constexpr size_t kAhead = 2048;  // floats; NEON has not been measured
   for (uint32_t position = 0; position < 16 * kVectors; position += kWidth, x += kWidth, sums += kWidth) {
     Floats sum[kFilters][kRegisters] = {};
     const float* weight = weights;
     for (size_t row = 0; row < rows; ++row, weight += kFilters) {
       const float* from = x + offsets[row];
+#pragma GCC unroll 2
+      for (uint32_t line = 0; line < kFilters && kLanes > 4; line += 16) __builtin_prefetch(weight + kAhead + line);
       Floats in[kRegisters];
 #pragma GCC unroll 8
       for (uint32_t part = 0; part < kRegisters; ++part) in[part] = load(from + kLanes * part);

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <string>
 
-#include "families.h"
+#include "kernels/families.h"
 #include "ops/activations.h"
 #include "ops/conv_geometry.h"
 #include "ops/winograd.h"
@@ -28,7 +28,6 @@ constexpr int64_t kLine = 16;  // floats of a cache line
 // Tiles that all blocks pass before the next ones: what they read stays in the second-level cache. 64@56², 90 %: 54 % of the peak
 // with 200 tiles, 68 with 64; as many as a piece of generated code is run for.
 constexpr size_t kTilesTogether = 64;
-constexpr uint32_t kActivations = static_cast<uint32_t>(Activation::kSigmoid) + 1;
 
 std::array<ConvAxis, 3> axes_of(const StepRecord& record, const Tensor& x, const Tensor& out) {
   std::array<ConvAxis, 3> axes;
@@ -58,12 +57,9 @@ Matrix matrix_of(const Plan& plan, const StepRecord& record, uint32_t filters, i
   return {filters, static_cast<uint32_t>(rows), start.data(), columns.data(), values.data()};
 }
 
-bool shifts_taps(const std::string& kernel) { return kernel.ends_with("/unrolled"); }
-bool masks_taps(const std::string& kernel) { return kernel == "avx512/unrolled"; }
-
 class ConvStep final : public Step {
  public:
-  ConvStep(const Plan& plan, const StepRecord& record) : x_(plan.input(record, 0)), out_(plan.output(record)), residual_(out_) {
+  ConvStep(const Plan& plan, const StepRecord& record, const Family& family) : x_(plan.input(record, 0)), out_(plan.output(record)), residual_(out_) {
     expect(x_.rank == 5 && out_.rank == 5 && x_.dims[0] == out_.dims[0], "a convolution changes the batch");
     expect(record.activation < kActivations && record.ints[12] >= 1 && record.ints[12] <= 4, "a convolution has an unknown activation or tile");
     const bool with_residual = plan.has_input(record, 1);
@@ -80,15 +76,7 @@ class ConvStep final : public Step {
     request.matrix = matrix_of(plan, record, static_cast<uint32_t>(out_.dims[1]), rows);
     request.vectors = static_cast<uint32_t>(record.ints[12]);
     width_ = int64_t{16} * request.vectors;
-    ConvShape shape{x_,
-                    out_,
-                    with_residual ? &residual_ : nullptr,
-                    axes,
-                    record.ints[13] != 0,
-                    shifts_taps(record.kernel.data()),
-                    masks_taps(record.kernel.data()),
-                    width_,
-                    std::vector<bool>(static_cast<size_t>(rows))};
+    ConvShape shape{x_, out_, with_residual ? &residual_ : nullptr, axes, record.ints[13] != 0, family, width_, std::vector<bool>(static_cast<size_t>(rows))};
     const uint32_t count = request.matrix.start[request.matrix.filters];
     std::vector<uint8_t> used(static_cast<size_t>(rows));  // bytes, for they are many
     for (uint32_t at = 0; at < count; ++at) used[request.matrix.columns[at]] = 1;
@@ -101,7 +89,7 @@ class ConvStep final : public Step {
     if (!geometry_.reach.empty()) request.reach = geometry_.reach.data();
     const auto bias = plan.blob<float>(record, 3);
     request.epilogue = {bias.empty() ? nullptr : bias.data(), static_cast<Activation>(record.activation), record.floats[0], record.floats[1], with_residual};
-    kernel_ = make_kernel(record.kernel.data(), record.kind == 1 || request.sides != nullptr, request);
+    kernel_ = make_kernel(family, record.kind == 1 || request.sides != nullptr, request);
     with_residual_ = with_residual;
     double read = static_cast<double>(x_.elements()) * sizeof(float);  // of the input
     for (const ConvAxis& axis : axes) read *= std::min(1.0, static_cast<double>(axis.kernel) / static_cast<double>(axis.stride));
@@ -110,14 +98,11 @@ class ConvStep final : public Step {
     geometry_.sides = {};
     geometry_.reach = {};
     group_tiles_ = geometry_.tiles.size();
-    if (geometry_.by_image) {
-      panel_floats_ = geometry_.panel.floats_of_tile() + kLine + width_;  // the last tile reads on
-    } else if (shape.packed) {
+    if (by_groups()) {
       const auto room = static_cast<int64_t>(std::max(kPanelBytes, kernel_->weight_bytes() + kernel_->code_bytes()) / sizeof(float));
       group_tiles_ = std::min(group_tiles_, static_cast<size_t>(std::max<int64_t>(1, room / (geometry_.panel.floats_of_tile() + slot_floats()))));
       const size_t groups = (geometry_.tiles.size() + group_tiles_ - 1) / group_tiles_;
       group_tiles_ = (geometry_.tiles.size() + groups - 1) / groups;
-      panel_floats_ = static_cast<int64_t>(group_tiles_) * geometry_.panel.floats_of_tile();
     }
     if (shape.packed) pack_ = pack_of(isa_of(kernel_->name()));
     number_slots();
@@ -126,8 +111,10 @@ class ConvStep final : public Step {
 
   void settle(Shelf& shelf) override { kernel_->settle(shelf); }
   Room room(uint32_t threads) const override {
-    const auto floats = static_cast<size_t>(panel_floats_ + slots_ * slot_floats() * (with_residual_ ? 2 : 1));
-    return suits_own_tiles(threads) ? Room{0, floats} : Room{floats, 0};
+    const bool own = suits_own_tiles(threads);
+    const auto most = static_cast<int64_t>(own ? (geometry_.tiles.size() + own_parts(threads) - 1) / own_parts(threads) : group_tiles_);
+    const auto floats = static_cast<size_t>(panel_floats(most) + slots(most) * slot_floats() * (with_residual_ ? 2 : 1));
+    return own ? Room{0, floats} : Room{floats, 0};
   }
   size_t weight_bytes() const override { return kernel_->weight_bytes(); }
   size_t code_bytes() const override { return kernel_->code_bytes(); }
@@ -158,6 +145,13 @@ class ConvStep final : public Step {
 
   bool by_groups() const { return geometry_.packed && !geometry_.by_image; }
 
+  // What tiles that run together have of the scratch: a panel, then partial tiles, then as many of the residual.
+  int64_t panel_floats(int64_t tiles) const {
+    if (geometry_.by_image) return geometry_.panel.floats_of_tile() + kLine + width_;  // the last tile reads on
+    return geometry_.packed ? tiles * geometry_.panel.floats_of_tile() : 0;
+  }
+  int64_t slots(int64_t tiles) const { return by_groups() && slots_ > 0 ? tiles : slots_; }
+
   // Whether each thread packs and multiplies tiles of its own.
   bool suits_own_tiles(uint32_t threads) const { return threads > 1 && by_groups() && by_tiles_ && geometry_.tiles.size() >= threads; }
 
@@ -165,12 +159,12 @@ class ConvStep final : public Step {
     for (ConvTile& tile : geometry_.tiles) {
       if (!tile.direct) tile.slot = slots_++;
     }
-    if (by_groups() && slots_ > 0) slots_ = static_cast<int64_t>(group_tiles_);
   }
 
   float* partial(const Group& group, size_t number, bool residual) const {
+    const auto tiles = static_cast<int64_t>(group.count());
     const int64_t slot = by_groups() ? static_cast<int64_t>(number - group.first) : geometry_.tiles[number].slot;
-    return group.scratch + panel_floats_ + (slot + (residual ? slots_ : 0)) * slot_floats();
+    return group.scratch + panel_floats(tiles) + (slot + (residual ? slots(tiles) : 0)) * slot_floats();
   }
 
   // How far behind a multiple of 64 bytes all tiles read, or -1. The arena and scratch start at one.
@@ -208,10 +202,12 @@ class ConvStep final : public Step {
     return tiles;
   }
 
+  // Groups of nearly equal size, as many for each thread.
+  size_t own_parts(size_t threads) const { return (geometry_.tiles.size() + threads * group_tiles_ - 1) / (threads * group_tiles_) * threads; }
+
   // Each thread has the same tiles in every run, and nothing but outputs goes from one to another.
   void run_own(const Context& context) const {
-    const size_t count = geometry_.tiles.size(), threads = context.pool->threads(), blocks = kernel_->blocks();
-    const size_t parts = (count + threads * group_tiles_ - 1) / (threads * group_tiles_) * threads;
+    const size_t count = geometry_.tiles.size(), parts = own_parts(context.pool->threads()), blocks = kernel_->blocks();
     context.pool->share(parts, nanoseconds_of(count), [&](size_t first, size_t last, uint32_t lane) {
       for (size_t part = first; part < last; ++part) {
         const Group group{0, count * part / parts, count * (part + 1) / parts, context.own(lane)};
@@ -301,7 +297,7 @@ class ConvStep final : public Step {
   // An image's panel by positions, else by channels.
   void pack_shared(const Context& context, const Group& group) const {
     const int64_t channels = geometry_.panel.channels(), vectors = group_vectors(group);
-    const double elements = static_cast<double>(group.count()) * static_cast<double>(panel_floats_) / static_cast<double>(group_tiles_);
+    const auto elements = static_cast<double>(panel_floats(static_cast<int64_t>(group.count())));
     const bool by_image = geometry_.by_image;
     const int64_t parts =
         by_image ? vectors : std::max((channels + kPackedChannels - 1) / kPackedChannels, std::min<int64_t>(channels, context.pool->threads()));
@@ -335,7 +331,7 @@ class ConvStep final : public Step {
   double nanoseconds_ = 0;  // of a tile, roughly
   ConvGeometry geometry_;
   size_t group_tiles_ = 0;
-  int64_t panel_floats_ = 0, slots_ = 0;
+  int64_t slots_ = 0;  // partial tiles
   Pack pack_ = pack_portable;
   std::unique_ptr<ConvKernel> kernel_;
 };
@@ -345,7 +341,7 @@ class ConvStep final : public Step {
 StepPointer make_conv(const Plan& plan, const StepRecord& record) {
   const Family& family = family_named(record.kernel.data());
   if (family.winograd != nullptr) return make_winograd(plan, record, family);
-  return std::make_unique<ConvStep>(plan, record);
+  return std::make_unique<ConvStep>(plan, record, family);
 }
 
 }  // namespace rsk

@@ -33,7 +33,7 @@ void lay_direct(const ConvShape& shape, ConvGeometry& geometry) {
   geometry.pitch = high.out == 1 || !flat(shape) ? wide.out : x.strides[3];
   expect(geometry.pitch >= wide.out, "a convolution without a panel has rows that overlap");
   const bool close = wide.pad > 0 && high.out > 1 && geometry.pitch < wide.in + wide.pad;
-  expect(!close || (shape.masks && wide.kernel == 3 && wide.pad == 1 && wide.dilation == 1 && wide.out == wide.in && flat(shape)),
+  expect(!close || (shape.family.has(kHeedsSides) && wide.kernel == 3 && wide.pad == 1 && wide.dilation == 1 && wide.out == wide.in && flat(shape)),
          "a convolution without a panel has no room for its padding");
   const int64_t taps = deep.kernel * high.kernel * wide.kernel;
   for (size_t row = 0; row < shape.used.size(); ++row) {
@@ -65,7 +65,7 @@ bool suits_columns(const ConvShape& shape) {
   const auto& [deep, high, wide] = shape.axes;
   const bool flat = deep.kernel == 1 && deep.out == 1 && deep.pad == 0 && deep.stride == 1 && high.stride == 1 && wide.stride == 1;
   constexpr int64_t kMostRows = 1 << 12, kMostFloats = int64_t{1} << 26;
-  if (!shape.packed || !shape.shifts || !flat || high.kernel == 1 || shape.x.dims[0] > 1 || wide.out > kMostRows) return false;
+  if (!shape.packed || !shape.family.has(kShiftsTaps) || !flat || high.kernel == 1 || shape.x.dims[0] > 1 || wide.out > kMostRows) return false;
   return high.kernel * high.dilation <= kMostRows && high.out <= kMostRows &&
          (high.out + high.kernel * high.dilation) * wide.out <= kMostFloats / shape.x.dims[1] / wide.kernel;
 }
@@ -120,7 +120,7 @@ ConvTile make_tile(const ConvShape& shape, const ConvGeometry& geometry, int64_t
     const uint64_t ones = end - begin == 64 ? ~uint64_t{0} : (uint64_t{1} << (end - begin)) - 1;
     tile.keep |= ones << (begin - position);
   }
-  for (int64_t lane = 0; lane < shape.width; ++lane) {
+  for (int64_t lane = 0; lane < shape.width && !geometry.sides.empty(); ++lane) {
     const int64_t column = (position + lane) % geometry.pitch;
     tile.inside[0] |= uint64_t{column > 0} << lane;
     tile.inside[1] |= uint64_t{column < shape.axes[2].out - 1} << lane;
@@ -241,7 +241,7 @@ ConvGeometry make_geometry(const ConvShape& shape) {
   }
   for (int64_t at = 0; !by_rows && at < geometry.positions(); at += shape.width) geometry.tiles.push_back(make_tile(shape, geometry, at));
   if (!shape.packed) check_reach(shape, geometry);
-  if (!by_rows && !geometry.by_image) find_reach(geometry, shape.width, shape.used.size());
+  if (shape.family.has(kHeedsReach) && !by_rows && !geometry.by_image) find_reach(geometry, shape.width, shape.used.size());
   return geometry;
 }
 

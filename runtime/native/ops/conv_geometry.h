@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/families.h"
 #include "ops/panel.h"
 #include "plan.h"
 
@@ -27,7 +28,7 @@ struct Segment {
 struct ConvTile {
   int64_t x;  // floats from the first element of the image or of its panel, if not packed by tiles
   uint64_t keep;
-  std::array<uint64_t, 2> inside;  // positions that have a neighbour before, after themselves in their row
+  std::array<uint64_t, 2> inside;  // positions that have a neighbour before, after themselves in their row; of use to sides alone
   bool direct;                     // written straight to the output; else to partial tiles, then copied
   int64_t out, residual;           // floats from the first filter, if direct
   int64_t slot;                    // which partial tile of those that run together, if not
@@ -43,7 +44,7 @@ struct ConvGeometry {
   Panel panel;                   // if packed; by image, a tile of it is an image
   std::vector<int32_t> offsets;  // one per row of the matrix
   std::vector<uint8_t> sides;    // and which of a tile's `inside` says what it sees, plus 1; empty: there is room for the padding
-  std::vector<uint64_t> reach;   // of each row, the positions at which any tile reads more than padding; empty where tiles are cut by rows
+  std::vector<uint64_t> reach;   // of each row, the positions at which any tile reads more than padding; empty: nobody heeds it, or tiles are cut by rows
   std::vector<ConvTile> tiles;
 
   int64_t runs() const { return images * axes[0].out * axes[1].out; }
@@ -56,8 +57,7 @@ struct ConvShape {
   const Tensor* residual;
   std::array<ConvAxis, 3> axes;
   bool packed;
-  bool shifts;             // the kernel shifts taps out of aligned loads: columns suit it
-  bool masks;              // the kernel heeds `sides`
+  const Family& family;    // of the kernel
   int64_t width;           // positions of a tile
   std::vector<bool> used;  // rows of the matrix that any filter reads
 };

@@ -12,7 +12,6 @@ namespace rsk {
 namespace {
 
 constexpr double kNanosecondsMoved = 0.3;  // an element of the transformed inputs
-constexpr uint32_t kActivations = static_cast<uint32_t>(Activation::kSigmoid) + 1;
 
 class WinogradStep final : public Step {
  public:

@@ -1,7 +1,7 @@
 // The step of the Winograd family, which takes whole planes instead of tiles.
 #pragma once
 
-#include "families.h"
+#include "kernels/families.h"
 #include "step.h"
 
 namespace rsk {

@@ -1,11 +1,12 @@
-#include "ops/portable.h"
-
+// The obvious convolution kernel: every machine has it.
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
+#include "conv.h"
 #include "ops/activations.h"
 #include "ops/vectorise.h"
+#include "prepare.h"
 
 namespace rsk {
 namespace {
@@ -51,17 +52,16 @@ class Portable final : public ConvKernel {
       : start_(request.matrix.start, request.matrix.start + request.matrix.filters + 1),
         offsets_(start_.back()),
         values_(request.matrix.values, request.matrix.values + start_.back()),
-        epilogue_(request.epilogue),
+        epilogue_(request.epilogue, request.matrix.filters),
         width_(kLanes * request.vectors) {
     for (size_t at = 0; at < offsets_.size(); ++at) offsets_[at] = request.offsets[request.matrix.columns[at]];
-    if (epilogue_.bias != nullptr) bias_.assign(epilogue_.bias, epilogue_.bias + request.matrix.filters);
   }
 
   void run(const Tile& tile, uint32_t block) const override {
     const auto filters = static_cast<uint32_t>(start_.size() - 1);
     for (uint32_t filter = block * kBlock; filter < std::min(filters, (block + 1) * kBlock); ++filter) {
       alignas(64) float sums[kMaxTile];
-      std::fill_n(sums, kMaxTile, bias_.empty() ? 0.0F : bias_[filter]);
+      std::fill_n(sums, kMaxTile, epilogue_.get().bias == nullptr ? 0.0F : epilogue_.get().bias[filter]);
       const uint32_t first = start_[filter];
       add_filter(sums, tile.x, offsets_.data() + first, values_.data() + first, start_[filter + 1] - first, width_ / kLanes);
       store(tile, filter, sums);
@@ -69,23 +69,24 @@ class Portable final : public ConvKernel {
   }
 
   uint32_t blocks() const override { return static_cast<uint32_t>((start_.size() - 1 + kBlock - 1) / kBlock); }
-  size_t weight_bytes() const override { return 4 * (start_.size() + offsets_.size() + values_.size() + bias_.size()); }
+  size_t weight_bytes() const override { return 4 * (start_.size() + offsets_.size() + values_.size()); }
   const char* name() const override { return "portable"; }
 
  private:
   void store(const Tile& tile, uint32_t filter, float* sums) const {
     float* out = tile.out + filter * tile.out_stride;
-    const float* residual = epilogue_.residual ? tile.residual + filter * tile.residual_stride : nullptr;
+    const Epilogue& epilogue = epilogue_.get();
+    const float* residual = epilogue.residual ? tile.residual + filter * tile.residual_stride : nullptr;
     for (size_t p = 0; residual != nullptr && p < width_; ++p) sums[p] += residual[p];
-    with_function(unary(epilogue_.activation), epilogue_.alpha, epilogue_.beta, [&](auto function) {
+    with_function(unary(epilogue.activation), epilogue.alpha, epilogue.beta, [&](auto function) {
       for (size_t p = 0; p < width_; ++p) out[p] = (tile.keep >> p & 1) != 0 ? function(sums[p]) : 0.0F;
     });
   }
 
   std::vector<uint32_t> start_;
   std::vector<int32_t> offsets_;
-  std::vector<float> values_, bias_;
-  Epilogue epilogue_;
+  std::vector<float> values_;
+  OwnedEpilogue epilogue_;
   size_t width_;
 };
 

@@ -1,29 +1,26 @@
 #include "families.h"
 
 #include <algorithm>
-#include <array>
 
-#include "kernels/winograd_tiles.h"
-#include "ops/portable.h"
 #include "refusal.h"
+#include "winograd_tiles.h"
 
 namespace rsk {
 
-#define KERNEL(name, isa, make) std::unique_ptr<ConvKernel> make(const ConvRequest& request);
+#define KERNEL(name, isa, make, traits) std::unique_ptr<ConvKernel> make(const ConvRequest& request);
 #define WINOGRAD(name, isa, tiles)
-#include "kernels/kernels.def"
+#include "kernels.def"
 #undef KERNEL
 #undef WINOGRAD
 
 namespace {
 
 constexpr Family kFamilies[] = {
-#define KERNEL(name, isa, make) {name, isa, make},
-#define WINOGRAD(name, isa, tiles) {name, isa, nullptr, &tiles},
-#include "kernels/kernels.def"
+#define KERNEL(name, isa, make, traits) {name, isa, make, traits},
+#define WINOGRAD(name, isa, tiles) {name, isa, nullptr, kHeedsRows, &tiles},
+#include "kernels.def"
 #undef KERNEL
 #undef WINOGRAD
-    {"portable", Isa::kPortable, make_portable},
 };
 
 }  // namespace
@@ -42,15 +39,15 @@ const Family& family_named(const std::string& name) {
   return *named;
 }
 
-std::unique_ptr<ConvKernel> make_kernel(const std::string& name, bool exact, ConvRequest request) {
+std::unique_ptr<ConvKernel> make_kernel(const Family& first, bool exact, ConvRequest request) {
   const char* refusal = "it says not why";
   request.refusal = &refusal;
-  for (auto family = &family_named(name); family != std::end(kFamilies); ++family) {
+  for (const Family* family = &first; family != std::end(kFamilies); ++family) {
     if (!runs_here(family->isa) || family->make == nullptr) continue;
     if (auto kernel = family->make(request)) return kernel;
     if (exact) break;
   }
-  throw Refusal{RSK_UNSUPPORTED, "the kernel '" + name + "' cannot do this layer: " + refusal};
+  throw Refusal{RSK_UNSUPPORTED, "the kernel '" + std::string(first.name) + "' cannot do this layer: " + refusal};
 }
 
 }  // namespace rsk
