@@ -14,19 +14,17 @@ from c_targets import needs
 
 import rsk_deploy as rsk
 from rsk_deploy.converters import c as converter
-from rsk_deploy.converters.c import assembly
+from rsk_deploy.converters.c import assembly, summing
 from rsk_deploy.converters.c.call import OPTIONAL
 from rsk_deploy.converters.c.source import command
 from rsk_deploy.converters.c.targets import TARGETS
-from rsk_deploy.ir import Conv, Dense, Graph, Input
+from rsk_deploy.ir import Activation, Binary, Conv, Dense, Graph, Input
 from rsk_deploy.masks.kernels import pattern_table
 
 HERE = Path(__file__).parent / "c"
 CONVERTERS = HERE.parent.parent / "converters"
 RUNTIME, MACHINES = CONVERTERS / "c_runtime", CONVERTERS / "c_machines"
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-O3", "-ffp-contract=fast")
-BARE = ("-mthumb", "-mfloat-abi=hard", "--specs=rdimon.specs", "-nostartfiles", str(MACHINES / "cortex_m.c"))
-BOARD = ("-nographic", "-monitor", "none", "-serial", "none", "-semihosting", "-kernel")
 PACKAGES = "gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
 
 
@@ -40,24 +38,22 @@ class Build:
     instructions: tuple[str, ...]
 
 
-def board(machine, processor, script, *instructions):
-    """A Cortex-M under emulation."""
-    return Build("arm-none-eabi-", (f"-mcpu={processor}", *script, *BARE), ("qemu-system-arm", "-M", machine, *BOARD), instructions)
+def board(name, *instructions, flags=()):
+    """A microcontroller under emulation."""
+    target = TARGETS[name]
+    arguments = (*target.flags.split(), *flags, *target.emulator.link, f"-L{MACHINES}", str(MACHINES / "cortex_m.c"))
+    return Build("arm-none-eabi-", arguments, (*target.emulator.commands, *target.emulator.arguments), instructions)
 
-
-MPS2 = (f"-T{MACHINES / 'cortex_m.ld'}", "-Wl,--defsym=constants_at=0x21000000")
-MPS2_M7 = (MPS2[0], "-Wl,--defsym=constants_at=0x60000000")
-MPS3 = (f"-T{HERE / 'cortex_m55.ld'}",)
 
 BUILDS = {
     "one lane": Build("", ("-DRSK_LANES=1", "-DRSK_SHARED_TILE=4"), (), ()),
     "SSE2": Build("", (), (), ()),
     "NEON": Build("aarch64-linux-gnu-", ("-static",), ("qemu-aarch64-static",), (r"fmla\s+v\d+.4s, v\d+.4s, v\d+.s\[", r"smlal2?\s+v\d+.4s")),
     "NEON dot products": Build("aarch64-linux-gnu-", ("-static", "-march=armv8.2-a+dotprod"), ("qemu-aarch64-static", "-cpu", "max"), (r"sdot\s+v\d+.4s",)),
-    "DSP": board("mps2-an386", "cortex-m4", MPS2, r"smlad\s", r"sxtb16\s"),
-    "DSP, Cortex-M7": board("mps2-an500", "cortex-m7", MPS2_M7, r"smlad\s"),
-    "Helium": board("mps3-an547", "cortex-m55", MPS3, r"vfma.f32\s+q", r"vmla.s32\s+q", r"vmladava.s8", r"vldrw.u32\s+q\d+, \[\w+, q"),
-    "Helium of integers": board("mps3-an547", "cortex-m55+nomve.fp", MPS3, r"vmla.s32\s+q", r"vmladava.s16"),
+    "DSP": board("cortex-m4", r"smlad\s", r"sxtb16\s"),
+    "DSP, Cortex-M7": board("cortex-m7", r"smlad\s"),
+    "Helium": board("cortex-m55", r"vfma.f32\s+q", r"vmla.s32\s+q", r"vmladava.s8", r"vldrw.u32\s+q\d+, \[\w+, q"),
+    "Helium of integers": board("cortex-m55", r"vmla.s32\s+q", r"vmladava.s16", flags=("-mcpu=cortex-m55+nomve.fp",)),
 }
 
 
@@ -117,3 +113,22 @@ def test_of_the_runtime_only_what_the_network_runs_is_code(format, filters, grou
     code = (path / "net.o").read_bytes()
     assert (b"rsk_tile_1" in code) == ("SINGLES" in parts)
     assert (b"rsk_strip_straight" in code) == ("STRAIGHT" in parts)
+
+
+@pytest.mark.parametrize(("taps", "channels", "groups", "block"), [(2, 10, 1, 4), (2, 10, 2, 4), (4, 10, 1, 4), (4, 10, 2, 4), (2, 5, 2, 5), (2, 3, 1, 3)])
+def test_blocks_of_channels_add_up_to_the_whole_sum(taps, channels, groups, block, tmp_path, monkeypatch):
+    needs("gcc", packages="gcc")
+    monkeypatch.setattr(summing, "CACHED", 0)
+    monkeypatch.setattr(summing, "BLOCK", 4)
+    rng = np.random.default_rng(taps)
+    kept = pattern_table(9, taps)[rng.integers(36, size=(16, channels))].reshape(16, channels, 3, 3)
+    values = Dense(np.where(kept, rng.standard_normal(kept.shape), 0).astype(np.float32))
+    bias = rng.standard_normal(16).astype(np.float32)
+    layer = Conv(name="c", inputs=("x",), outputs=("c",), weight=values, bias=bias, stride=(1, 1), pads=(1,) * 4, dilation=(1, 1), groups=groups)
+    add = Binary(name="a", inputs=("c", "r"), outputs=("a",), kind="add")
+    relu = Activation(name="y", inputs=("a",), outputs=("y",), kind="relu")
+    graph = rsk.pack(Graph[Dense]((Input("x", (2, channels * groups, 8, 8)), Input("r", (2, 16, 8, 8))), ("y",), (layer, add, relu)), {"c": "pattern"})
+    converter.write(graph, tmp_path / "net.csource")
+    odd = "_odd" if channels % 2 else ""
+    assert f".sum = rsk_sum_kernels_{taps}{odd}, .block = {block}," in (tmp_path / "net.csource" / "net.c").read_text()
+    assert agrees(converter.runner(tmp_path / "net.csource"), graph, rtol=1e-5).passed

@@ -69,6 +69,17 @@ def test_every_encoding_of_a_matrix(format, path):
     assert agrees(converter.runner(path), graph, rtol=1e-5).passed
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+@pytest.mark.parametrize("format", ["csr", "bitmask", "pattern"])
+def test_a_layer_that_lost_every_weight_is_its_bias(format, dtype, path):
+    window = {"stride": (1, 1), "pads": (0,) * 4, "dilation": (1, 1)}
+    conv = Conv(name="conv", inputs=("x",), outputs=("a",), weight=Dense(np.zeros((4, 3, 3, 3), np.float32)), bias=np.arange(4, dtype=np.float32), **window)
+    fc = Linear(name="fc", inputs=("a",), outputs=("y",), weight=Dense(np.zeros((5, 6), np.float32)), bias=np.arange(5, dtype=np.float32))
+    graph = rsk.pack(Graph[Dense]((Input("x", (1, 3, 8, 8)),), ("y",), (conv, fc)), {"conv": format, "fc": "csr"})
+    converter.write(graph, path, dtype=dtype, sample=seeded_inputs(graph))
+    assert agrees(converter.runner(path), graph).passed
+
+
 @pytest.mark.parametrize("width", [8, 13, 32])
 def test_shift_registers_of_every_width_draw_the_same_places(width, path):
     rng = np.random.default_rng(1)
@@ -81,11 +92,12 @@ def test_shift_registers_of_every_width_draw_the_same_places(width, path):
     assert agrees(converter.runner(path), graph, rtol=1e-5).passed
 
 
-def test_places_beyond_16_bits_are_stored_in_32(path):
+@pytest.mark.parametrize("shape", [(900, 8, 30), (1, 3, 70000)], ids=["many channels", "a long row"])
+def test_places_beyond_16_bits_are_stored_in_32(shape, path):
     rng = np.random.default_rng(2)
     window = {"stride": (1, 1), "pads": (1,) * 4, "dilation": (1, 1)}
-    layer = Conv(name="conv", inputs=("x",), outputs=("y",), weight=weight("csr", (4, 900, 3, 3), rng), **window)
-    graph = rsk.pack(Graph[Dense]((Input("x", (1, 900, 8, 30)),), ("y",), (layer,)), "csr")
+    layer = Conv(name="conv", inputs=("x",), outputs=("y",), weight=weight("csr", (4, shape[0], 3, 3), rng), **window)
+    graph = rsk.pack(Graph[Dense]((Input("x", (1, *shape)),), ("y",), (layer,)), "csr")
     converter.write(graph, path)
     assert "#define RSK_WIDE_PLACES" in (path / "net.c").read_text()
     assert agrees(converter.runner(path), graph).passed
@@ -104,12 +116,17 @@ def small():
     return conv_net("pattern", ["3x3"])
 
 
-def test_the_command_of_the_header_compiles_the_folder_without_a_warning(path):
-    converter.write(fixed(networks.packed("psconv-regular")), path)
+@pytest.mark.parametrize(("target", "emit_asm"), [("generic", False), ("x86-64", False), ("x86-64", True)])
+def test_the_command_of_the_header_compiles_the_folder_without_a_warning(target, emit_asm, path, monkeypatch):
+    monkeypatch.setattr(assembly, "HOT", 16)
+    needs(TARGETS[target].compiler, packages="gcc")
+    converter.write(fixed(networks.packed("psconv-regular")), path, target=target, emit_asm=emit_asm)
     (line,) = [line for line in (path / "net.h").read_text().splitlines() if "In this folder:" in line]
     arguments = line.split("In this folder: ")[1].split()
-    assert " ".join(arguments) == command(TARGETS["generic"], "net", assembly=False)
+    assert " ".join(arguments) == command(TARGETS[target], "net", assembly=emit_asm)
     subprocess.run([*arguments, "-Werror", "-O1"], cwd=path, check=True)
+    (path / "main.c").write_text('#include "net.h"\nstatic float in[NET_IN_SIZE], out[NET_OUT_SIZE];\nint main(void) { return net_run(in, out, 0), 0; }\n')
+    subprocess.run([TARGETS[target].compiler, "main.c", "net.o", "-o", "main", "-lm"], cwd=path, check=True)  # all of it is there
 
 
 def test_the_header_serves_cplusplus_and_the_sizes_are_constants(path):
@@ -127,11 +144,11 @@ def test_no_undefined_behaviour(name, dtype, path):
     converter.write(graph, path, dtype=dtype, sample=seeded_inputs(graph) if dtype == "int8" else None)
     face = interface(graph, "net")
     arrays = "\n".join(f"static float {p.name}[{int(np.prod(p.shape))}];" for p in (*face.inputs, *face.outputs))
-    fill = "\n".join(f"for (int i = 0; i < {int(np.prod(p.shape))}; i++) {p.name}[i] = (float)(i % 7) - 3;" for p in face.inputs)
+    fill = "\n".join(f"for (int i = 0; i < {int(np.prod(p.shape))}; i++) {p.name}[i] = i ? (float)(i % 7) - 3 : NAN;" for p in face.inputs)
     arguments = ", ".join(p.name for p in (*face.inputs, *face.outputs))
     body = f"int main(void) {{ float *scratch = malloc(NET_SCRATCH_BYTES); {fill} net_run({arguments}, scratch); free(scratch); return 0; }}"
-    (path / "main.c").write_text(f'#include <stdlib.h>\n#include "net.h"\n{arrays}\n{body}\n')
-    sanitize = ["-fsanitize=undefined,address,float-divide-by-zero", "-fno-sanitize-recover=all"]
+    (path / "main.c").write_text(f'#include <math.h>\n#include <stdlib.h>\n#include "net.h"\n{arrays}\n{body}\n')
+    sanitize = ["-fsanitize=undefined,address,float-divide-by-zero,float-cast-overflow", "-fno-sanitize-recover=all"]
     subprocess.run([*compiled.compiler(), "-std=c99", "-O0", *sanitize, "main.c", "net.c", "-o", "main", "-lm"], cwd=path, check=True)
     subprocess.run(["./main"], cwd=path, check=True, env=os.environ | {"ASAN_OPTIONS": "detect_leaks=0"})
 
@@ -292,8 +309,8 @@ REFUSED = [
         for name in ("2net", "rsk_conv", "static", "int", "class", "Class", "math", "main", "_Foo", "__x", "my__net", "net_", "é", "a-b", "")
     ),
     (["--max-flash", "many"], 2, "--max-flash many: write a number of bytes, as in 65536, 64k or 1M"),
-    (["--max-flash", "10k"], 2, "bytes of flash; --max-flash allows 10,240. Most take"),
-    (["--max-ram", "1k"], 2, "--max-ram allows 1,024. It is fullest at"),
+    (["--max-flash", "10k"], 2, "bytes of flash; --max-flash 10k allows 10,240 bytes. Most take"),
+    (["--max-ram", "1k"], 2, "--max-ram 1k allows 1,024 bytes. It is fullest at"),
     (["--emit-asm"], 2, "--emit-asm writes machine code for --target x86-64, aarch64, cortex-a53; --target generic has none"),
     (["--emit-asm", "--target", "aarch64", "--dtype", "fp16-storage"], 2, "computes with fp32, not with --dtype fp16-storage"),
 ]

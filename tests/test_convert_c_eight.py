@@ -5,7 +5,7 @@ import json
 import networks
 import numpy as np
 import pytest
-from c_cases import conv_net, export, fixed
+from c_cases import conv_net, export, fixed, weight
 from c_targets import MACHINES, needs, needs_machine
 
 import rsk_deploy as rsk
@@ -13,7 +13,9 @@ from rsk_deploy import reference
 from rsk_deploy.comparing import compare, seeded_inputs
 from rsk_deploy.converters import c as converter
 from rsk_deploy.converters.c import compiled
-from rsk_deploy.ir import Dense, Graph, Input, Linear
+from rsk_deploy.errors import UsageError
+from rsk_deploy.ir import Activation, Binary, Conv, Dense, Graph, Input, Linear
+from rsk_deploy.masks.kernels import pattern_table
 from rsk_deploy.registry import FORMATS
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -48,6 +50,18 @@ def test_in_8_bits_the_compiled_code_computes_what_its_integers_mean(name, path)
         x = seeded_inputs(graph, seed=seed)
         found = compare(lambda _, x=x: run(x), lambda _, x=x: meaning(x), {}, rtol=1e-6)
         assert found.passed, found
+
+
+def test_nan_is_the_largest_of_8_bits(path):
+    graph = conv_net("pattern", ["3x3"])
+    x = seeded_inputs(graph)
+    meaning = converter.write(graph, path, dtype="int8", sample=x).meaning
+    run, (name,) = converter.runner(path), x
+    x[name].flat[::5] = np.nan
+    largest = {name: np.where(np.isnan(x[name]), np.float32(1e30), x[name])}
+    for found in (run(x), run(largest), meaning(x)):
+        for output, values in meaning(largest).items():
+            np.testing.assert_allclose(found[output], values, rtol=1e-6)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -97,13 +111,66 @@ def test_16_bit_weights_take_half_the_flash_and_agree(checkpoints, tmp_path):
     assert sizes["fp16-storage"] < 0.6 * sizes["fp32"]
 
 
-@pytest.mark.parametrize("target", MACHINES)
-def test_other_machines_compute_the_same_integers(target, path):
+@pytest.mark.parametrize("target", [*MACHINES, "cortex-m55"])
+@pytest.mark.parametrize("name", ["psconv-regular", "cnn6"])
+def test_other_machines_and_this_one_compute_the_same_integers(name, target, path):
     needs_machine(target)
-    graph = fixed(networks.packed("psconv-regular"))
+    graph = fixed(networks.packed(name))
     found = converter.write(graph, path, target=target, dtype="int8", sample=drawn(graph))
     assert found.elsewhere is not None
     assert found.meaning is not None
     x = seeded_inputs(graph)
-    actual = found.elsewhere.runner(path)(x)
-    assert compare(lambda _: actual, lambda _: found.meaning(x), {}, rtol=1e-6).passed
+    for runner in (found.elsewhere.runner(path), converter.runner(path)):
+        actual = runner(x)
+        assert compare(lambda _, actual=actual: actual, lambda _: found.meaning(x), {}, rtol=1e-6).passed
+
+
+def test_a_sample_on_which_a_value_has_no_range_is_refused(path):
+    graph = conv_net("pattern", ["3x3"])
+    sample = {name: 3e38 * np.sign(values) for name, values in drawn(graph).items()}
+    with pytest.raises(UsageError, match="is infinite or NaN on the sample, which has no range of 8 bits"):
+        converter.write(graph, path, dtype="int8", sample=sample)
+
+
+@pytest.mark.parametrize("target", ["generic", "cortex-m4"])
+def test_values_far_beyond_the_range_of_the_sample_are_its_ends(target, path):
+    if target != "generic":
+        needs_machine(target)
+
+    def conv(name, value, factor):
+        weight = Dense(np.full((1, 1, 1, 1), factor, np.float32))
+        return Conv(name=name, inputs=(value,), outputs=(name,), weight=weight, stride=(1, 1), pads=(0,) * 4, dilation=(1, 1))
+
+    layers = [
+        *(conv("x1", "x", 1.0), Activation(name="r1", inputs=("x1",), outputs=("r1",), kind="relu"), conv("y1", "r1", 1.0)),
+        *(conv("x2", "x", 1.0), conv("none", "x2", 1e-9), Binary(name="sum", inputs=("none", "x2"), outputs=("sum",), kind="add")),
+        *(Activation(name="r2", inputs=("sum",), outputs=("r2",), kind="relu"), conv("y2", "r2", 1.0)),
+    ]
+    graph = rsk.pack(Graph[Dense]((Input("x", (1, 1, 1, 8)),), ("y1", "y2"), tuple(layers)))
+    most = np.float32(1e-7)
+    sample = np.array([most, *[-10] * 7], np.float32).reshape(1, 1, 1, 8)
+    x = {"x": np.array([-10, -7, -4, -1, 1, 4, 7, 10], np.float32).reshape(1, 1, 1, 8)}
+    found = converter.write(graph, path, target=target, dtype="int8", sample={"x": sample})
+    run = found.elsewhere.runner(path) if found.elsewhere else converter.runner(path)
+    for values in (run(x), found.meaning(x)):
+        for name in ("y1", "y2"):
+            np.testing.assert_allclose(values[name].ravel(), [0] * 4 + [most] * 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("format", "channels", "size", "groups", "stride"),
+    [("dense", 60, 2, 1, 1), ("dense", 60, 5, 1, 2), ("dense", 4, 24, 2, 1), ("pattern", 132, 8, 1, 1), ("bitmask", 140, 4, 1, 1), ("periodic", 12, 9, 1, 1)],
+)
+def test_a_cortex_m4_adds_up_more_taps_than_its_sums_hold_at_once(format, channels, size, groups, stride, path):
+    needs_machine("cortex-m4")
+    rng = np.random.default_rng(0)
+    values = weight("dense" if format == "pattern" else format, (6, channels, 3, 3), rng)
+    if format == "pattern":
+        ids = rng.integers(126, size=(6, channels))
+        values = Dense(np.where(pattern_table(9, 4)[ids].reshape(6, channels, 3, 3), 1, 0).astype(np.float32))
+    padded = {"stride": (stride, stride), "pads": (1,) * 4, "dilation": (1, 1), "groups": groups}
+    layer = Conv(name="c", inputs=("x",), outputs=("y",), weight=values, **padded)
+    graph = rsk.pack(Graph[Dense]((Input("x", (1, channels * groups, size, size)),), ("y",), (layer,)), {"c": format})
+    x = {"x": np.sign(rng.standard_normal((1, channels * groups, size, size)) + 2).astype(np.float32)}
+    found = converter.write(graph, path, target="cortex-m4", dtype="int8", sample=x)
+    np.testing.assert_allclose(found.elsewhere.runner(path)(x)["y"], found.meaning(x)["y"], rtol=1e-6, atol=1e-6)

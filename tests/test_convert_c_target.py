@@ -116,9 +116,10 @@ def test_the_most_flash_holds_for_constants_and_code(target, model, tmp_path, wi
     assert file["footprint"]["flash"] == constants + code
     assert code > 1000
     assert export(*arguments, tmp_path / "just", "--max-flash", constants + code).exit_code == 0
-    result = export(*arguments, tmp_path / "less", "--max-flash", constants + code - 1)
+    allowed = constants + code - 1
+    result = export(*arguments, tmp_path / "less", "--max-flash", allowed)
     assert result.exit_code == 2
-    assert f"the constants take {constants:,} bytes of flash and the code {code:,}; --max-flash allows {constants + code - 1:,}" in result.stderr
+    assert f"the constants take {constants:,} bytes of flash and the code {code:,}; --max-flash {allowed} allows {allowed:,} bytes" in result.stderr
     without(TARGETS[target].compiler)
     (file,) = json.loads(export(*arguments, tmp_path / "constants", "--max-flash", constants).stdout)["files"]
     assert file["footprint"]["code"] is None
@@ -264,7 +265,7 @@ def test_a_network_larger_than_the_target_is_refused_before_anything_is_written(
 
 
 def test_every_microcontroller_has_a_limit_that_names_a_part():
-    assert {name for name, target in TARGETS.items() if target.memory} == {"cortex-m4", "cortex-m7"}
+    assert {name for name, target in TARGETS.items() if target.memory} == {name for name in TARGETS if name.startswith("cortex-m")}
 
 
 def test_flash_counts_the_code_and_the_limit_too(tmp_path):
@@ -274,9 +275,8 @@ def test_flash_counts_the_code_and_the_limit_too(tmp_path):
     assert figures["flash"] == figures["constants"] + figures["code"]
     assert 1000 < figures["code"] < 20_000
     allowed = figures["flash"] - 1
-    with pytest.raises(
-        UsageError, match=rf"the constants take {figures['constants']:,} bytes of flash and the code {figures['code']:,}; --max-flash allows {allowed:,}"
-    ):
+    taken = f"the constants take {figures['constants']:,} bytes of flash and the code {figures['code']:,}"
+    with pytest.raises(UsageError, match=f"{taken}; --max-flash {allowed} allows {allowed:,} bytes"):
         converter.write(graph, tmp_path / "two", target="cortex-m4", max_flash=allowed)
 
 

@@ -13,7 +13,7 @@ from rsk_deploy.converters.c.eight import Scales
 from rsk_deploy.converters.c.targets import Target
 from rsk_deploy.ir import Activation, Shape
 
-OPTIONAL = ("HALVES", "SINGLES", "STRAIGHT")
+OPTIONAL = ("HALVES", "SINGLES", "STRAIGHT", "NEIGHBOURS")
 """Parts of the runtime that are no code where nothing needs them, see ``rsk_weight.h``."""
 
 

@@ -1,8 +1,8 @@
-"""Convolutions and matrices as calls of the runtime: the geometry of the panel, the weight, the work space."""
+"""Convolutions and matrices as calls of the runtime: the weight, the work space."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -13,115 +13,13 @@ from rsk_deploy.converters.c.assembly import POSITIONS, STRIP, Code
 from rsk_deploy.converters.c.call import Call, Scope, WorkSpace, function
 from rsk_deploy.converters.c.eight import bias as eight_bias
 from rsk_deploy.converters.c.eight import requant, rounded
-from rsk_deploy.converters.c.targets import Target
+from rsk_deploy.converters.c.geometry import Geometry, pair
+from rsk_deploy.converters.c.summing import LANES, arranged, positions, sums
 from rsk_deploy.converters.c.units import Unit
-from rsk_deploy.converters.c.weights import Decoder, encoded, reencoded
+from rsk_deploy.converters.c.weights import Decoder, encoded, in_blocks, reencoded, with_patterns
 from rsk_deploy.errors import UnsupportedError
 from rsk_deploy.ir import Conv, ConvTranspose, Linear, Packed
 from rsk_deploy.registry import format_named
-
-LANES = 8
-"""The most floats in a vector of any target: sums are rounded up to whole vectors, and inputs read accordingly."""
-DIRECT = (2, 4)
-"""Taps of a pattern, as many in every kernel, from which sums come straight."""
-QUARTET = 4
-"""Values that such a sum takes at once."""
-NEAR, FAR = 96, 511
-"""Cells, for each position of a target's strips, of a panel that all filters read from the nearest cache, or that its memory has room for; or from the next
-cache, at places of 16 bits."""
-WORTH = 0.05
-"""The share of the positions that is worth such a panel: it takes 24 % off ResNet18's layers of 4 x 4, where 0.2 are saved, and adds 6 % at 32 x 32, 0.03."""
-PACKING = 0.5
-"""What packing a cell costs, in multiplications of four neighbouring positions."""
-FINISHING = 3
-"""What moving four sums to the output costs, in the same."""
-SHARED = 4
-"""Filters that are summed at once where they share their taps."""
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A convolution over two axes (one axis is one row), stride 1 where ``spread`` is not."""
-
-    image: tuple[int, int]
-    out: tuple[int, int]
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    pads: tuple[int, int]
-    spread: tuple[int, int]
-    positions: int
-    columnwise: bool = False
-    """Whether each column of the kernel is a phase of its own, whose rows are those of the output."""
-
-    @property
-    def strip(self) -> int:
-        """Output rows of a strip: about ``positions`` positions, the strips nearly equal."""
-        height, width = self.out
-        rows = max(1, min(height, -(-self.positions // width)))
-        return -(-height // -(-height // rows))
-
-    @property
-    def summed(self) -> int:
-        """Positions of a strip in the panel, those that hang over the rows' ends included."""
-        return (self.strip - 1) * self.pitch + self.out[1]
-
-    def reach(self, axis: int) -> int:
-        """From the first tap to the last."""
-        return (self.kernel[axis] - 1) * self.dilation[axis]
-
-    def phases(self, axis: int) -> int:
-        """How many of the stride's phases a tap reads."""
-        return self.kernel[1] if axis and self.columnwise else min(self.stride[axis], self.reach(axis) + 1)
-
-    @property
-    def rows(self) -> int:
-        """Rows of a phase that a strip reads."""
-        return self.strip + self.reach(0) // self.stride[0]
-
-    @property
-    def pitch(self) -> int:
-        """From a row of the panel to the next. The pads of neighbouring rows are zeros and overlap."""
-        if self.columnwise:
-            return self.out[1]
-        full = self.out[1] + self.reach(1) // self.stride[1]
-        if self.stride[1] > 1 or self.spread[1] > 1:
-            return full
-        return full - max(min(self.pads[1], full - self.pads[1] - self.image[1]), 0)
-
-    @property
-    def plane(self) -> int:
-        """Floats of one channel."""
-        return self.phases(0) * self.phases(1) * self.rows * self.pitch
-
-    def places(self) -> list[int]:
-        """Of each tap in the panel of a channel."""
-        result = []
-        for tap in np.ndindex(*self.kernel):
-            (phase_y, row), (phase_x, column) = (divmod(tap[axis] * self.dilation[axis], self.stride[axis])[::-1] for axis in (0, 1))
-            if self.columnwise:
-                phase_x, column = tap[1], 0
-            result.append(((phase_y * self.phases(1) + phase_x) * self.rows + row) * self.pitch + column)
-        return result
-
-    def fields(self, batch: int) -> dict[str, int]:
-        """The fields of ``struct rsk_panel``."""
-        return {
-            "batch": batch,
-            **axes("{}", self.image, ("height", "width")),
-            **axes("out_{}", self.out, ("height", "width")),
-            **axes("pad_{}", self.pads),
-            **axes("stride_{}", self.stride),
-            **axes("spread_{}", self.spread),
-            **axes("phases_{}", (self.phases(0), self.phases(1))),
-            "shift": self.dilation[1] if self.columnwise else 1,
-            **{name: getattr(self, name) for name in ("strip", "rows", "pitch", "plane")},
-        }
-
-
-def pair(values: tuple[int, ...], fill: int) -> tuple[int, int]:
-    """Two axes from one or two."""
-    return (fill, values[0]) if len(values) == 1 else (values[0], values[1])
 
 
 def activation(unit: Unit) -> dict[str, Any]:
@@ -134,7 +32,7 @@ def conv(scope: Scope, unit: Unit, layer: Conv[Packed]) -> Call:
     check_axes(layer)
     kernel, image, out = pair(layer.weight.shape[2:], 1), pair(scope.ins[0][2:], 1), pair(scope.out[2:], 1)
     stride, dilation, pads = pair(layer.stride, 1), pair(layer.dilation, 1), pair(layer.pads[: len(layer.pads) // 2], 0)
-    geometry = Geometry(image, out, kernel, stride, dilation, pads, (1, 1), scope.target.positions)
+    geometry = Geometry(image, out, kernel, stride, dilation, pads, (1, 1), positions(scope.target, out[1], eight=scope.scales is not None))
     return _convolution(scope, unit, layer.weight, layer.groups, geometry)
 
 
@@ -145,7 +43,7 @@ def conv_transpose(scope: Scope, unit: Unit, layer: ConvTranspose[Packed]) -> Ca
     kernel, image, out, dilation = pair(weight.shape[2:], 1), pair(scope.ins[0][2:], 1), pair(scope.out[2:], 1), pair(layer.dilation, 1)
     begin = pair(layer.pads[: len(layer.pads) // 2], 0)
     pads = (dilation[0] * (kernel[0] - 1) - begin[0], dilation[1] * (kernel[1] - 1) - begin[1])
-    geometry = Geometry(image, out, kernel, (1, 1), dilation, pads, pair(layer.stride, 1), scope.target.positions)
+    geometry = Geometry(image, out, kernel, (1, 1), dilation, pads, pair(layer.stride, 1), positions(scope.target, out[1], eight=scope.scales is not None))
     return _convolution(scope, unit, weight, layer.groups, geometry)
 
 
@@ -167,41 +65,32 @@ def _convolution(scope: Scope, unit: Unit, weight: Packed, groups: int, geometry
     outputs = prod(geometry.out) * scope.out[0]
     if scope.code and scope.code.pays(weight, groups, outputs, weight.shape[1] * geometry.plane):
         return _generated(scope, scope.code, unit, weight, geometry)
-    geometry = arranged(geometry, weight, scope.target)
-    channels, positions = weight.shape[1], geometry.summed
+    eight = scope.scales is not None
+    geometry = arranged(geometry, weight, scope.target, eight=eight)
+    channels = weight.shape[1]
     scope.places.see(channels * geometry.plane)
-    stored, filters = rounded(weight) if scope.scales else (weight, None)
-    decoder, fields = encoded(stored, groups, scope.data, scope.name, geometry.places(), scope.places.wide)
-    work = WorkSpace()
-    work.add("panel", (2 if scope.scales else 4) * (channels * geometry.plane + LANES + max(geometry.pads[1], 0)))
-    work.add("sums", 4 * (1 if scope.scales else SHARED) * -(-positions // LANES) * LANES)
-    direct = decoder.taps in DIRECT and channels * decoder.taps % QUARTET == 0
-    summed = f"rsk_sum_kernels_{decoder.taps}" if direct and not scope.scales and not fields["halves"] else None
-    if summed:
+    stored, filters = rounded(weight) if eight else (weight, None)
+    stored = with_patterns(stored, scope.data.tables)
+    loop = sums(stored, geometry, scope.target, eight=eight)
+    if "block" in loop.fields:
+        stored = in_blocks(stored, groups, loop.fields["block"])
+    decoder, fields = encoded(stored, groups, scope.data, scope.name, geometry.places()[:: loop.run], scope.places.wide)
+    decoder, fields["taps"] = replace(decoder, longest=decoder.longest // loop.run), fields["taps"] // loop.run
+    if loop.straight:
         fields["decode"] = 0
-    _decoding(work, decoder, scope, halves=fields["halves"], listed=summed is None)
-    layout = {"weight": fields, "sum": summed or 0, "panel": geometry.fields(scope.out[0])}
-    name = _structure(scope, unit, "conv", layout, work, filters)
-    kernel = "conv_s8" if scope.scales else "conv"
+    work = WorkSpace()
+    work.add("panel", (2 if eight and not scope.target.neighbours else 4) * (channels * geometry.plane + LANES + max(geometry.pads[1], 0)))
+    work.add("sums", 4 * loop.filters * -(-geometry.summed // LANES) * LANES)
+    _decoding(work, decoder, scope, halves=fields["halves"], shared=loop.filters, listed=not loop.straight)
+    name = _structure(scope, unit, "conv", {"weight": fields, **loop.fields, "panel": geometry.fields(scope.out[0])}, work, filters)
+    kernel = "conv_s8" if eight else "conv"
     # a residual is read at the place that is written, but a float output is four times as large as 8-bit ones
     over = (1,) if unit.residual and (scope.scales is None or scope.scales.out is not None) else ()
     text = f"rsk_{kernel}({name}, $i0, {'$i1' if unit.residual else 0}, $out, $work);"
-    headers = (kernel, decoder.header, *(["kernels"] if summed else []))
-    singles = weight.shape[0] % (SHARED * groups * decoder.parts) > 0
-    needs = needed(HALVES=fields["halves"], SINGLES=singles and not summed, STRAIGHT=summed)
+    headers = (kernel, decoder.header, *(["kernels"] if loop.straight and not eight else []))
+    summed, singles = loop.fields.get("sum"), weight.shape[0] % (loop.filters * groups * decoder.parts) > 0
+    needs = needed(HALVES=fields["halves"], SINGLES=singles and not summed, STRAIGHT=summed, NEIGHBOURS=eight and scope.target.neighbours)
     return Call(headers, text, work.size, over, weight.arrays["values"].size * outputs, prod(weight.shape) * outputs, needs)
-
-
-def arranged(geometry: Geometry, weight: Packed, target: Target) -> Geometry:
-    """Columnwise where the positions that it saves outweigh the cells that it adds to the panel."""
-    if geometry.spread[1] > 1:
-        return geometry
-    other = replace(geometry, columnwise=True)
-    vectors, fewer = (-(-each.summed // 4) for each in (geometry, other))
-    saved = (vectors - fewer) * weight.arrays["values"].size + FINISHING * fewer * weight.shape[0] * (geometry.pitch > other.pitch)
-    cells, more = weight.shape[1] * other.plane, weight.shape[1] * (other.plane - geometry.plane)
-    room = FAR if target.memory is None and vectors - fewer > WORTH * vectors else NEAR
-    return other if cells <= room * geometry.positions and saved > PACKING * more else geometry
 
 
 def _generated(scope: Scope, code: Code, unit: Unit, weight: Packed, geometry: Geometry) -> Call:
@@ -263,18 +152,13 @@ def needed(**parts: Any) -> frozenset[str]:
     return frozenset(name for name, has in parts.items() if has)
 
 
-def _decoding(work: WorkSpace, decoder: Decoder, scope: Scope, *, halves: bool, shared: int = SHARED, listed: bool = True) -> None:
+def _decoding(work: WorkSpace, decoder: Decoder, scope: Scope, *, halves: bool, shared: int, listed: bool = True) -> None:
     """Room for the values of filters that are stored in half precision, the list, and the decoder's table."""
     work.add("room", 4 * shared * decoder.longest if halves else 0)
-    work.add("list", scope.places.nbytes * (decoder.longest + decoder.overhang) if listed else 0)
+    work.add("list", scope.places.nbytes * (decoder.longest + max(decoder.overhang, 3 if scope.scales else 0)) if listed else 0)
     work.add("table", 4 * decoder.table_words + scope.places.nbytes * decoder.table_places)
 
 
 def _bias(scope: Scope, unit: Unit) -> Any:
     bias = unit.layer.bias if isinstance(unit.layer, Conv | ConvTranspose | Linear) else None
     return 0 if bias is None else scope.data.array(f"{scope.name}_bias", bias.astype(np.float32))
-
-
-def axes(form: str, values: tuple[int, int], names: tuple[str, str] = ("y", "x")) -> dict[str, int]:
-    """A field for each of two axes."""
-    return {form.format(name): value for name, value in zip(names, values, strict=True)}

@@ -38,7 +38,8 @@ class Data:
     names: set[str] = field(default_factory=set)
 
     def array(self, hint: str, values: NDArray[Any], kind: str | None = None) -> str:
-        """The name of an array with these values; ``kind`` is its C type where numpy's does not say it."""
+        """The name of an array with these values (a zero if there are none, since C has no empty array); ``kind`` is its C type where numpy's is another."""
+        values = values if values.size else np.zeros(1, values.dtype)
         values = np.ascontiguousarray(values.view(np.uint16) if values.dtype == np.float16 else values).reshape(-1)
         kind = kind or TYPES[values.dtype.name]
         key = (kind, values.tobytes())

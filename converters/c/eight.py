@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import frexp
+from math import frexp, isfinite
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from rsk_deploy.ir import Conv, ConvTranspose, Graph, Linear, MaxPool, Packed
 from rsk_deploy.registry import format_named
 
 LARGEST = 127
+RESIDUAL_SHIFT = 38
+"""The largest of a residual: the kernels take its 8 bits for the upper ones of 32."""
 ROWS = 256
 """Rows of the sample that ranges are taken from."""
 BOUNDED = ("identity", "relu", "clip")
@@ -54,7 +56,9 @@ def calibrated(graph: Graph[Packed], sample: Mapping[str, NDArray[Any]] | None) 
     for index in range(count):
         feed = {name: rows[index * size : (index + 1) * size] for name, rows in sample.items()}
         for name, values in reference.run(graph, feed, names, dtype=np.float32).items():
-            largest[name] = max(largest[name], float(np.abs(values).max()))
+            largest[name] = max(float(np.abs(values).max()), largest[name])
+            if not isfinite(largest[name]):
+                raise UsageError(f"the value {name} is infinite or NaN on the sample, which has no range of 8 bits. Use --dtype fp32, or another --sample")
     return {name: (most or 1.0) / LARGEST for name, most in largest.items()}
 
 
@@ -114,7 +118,8 @@ def requant(data: Data, name: str, unit: Unit, scales: Scales, filters: NDArray[
     fields = {"multipliers": data.array(f"{name}_multipliers", multipliers), "shifts": data.array(f"{name}_shifts", shifts), "low": low, "high": high}
     if scales.residual:
         (multiplier,), (shift,) = fixed_point(np.array([scales.residual / scales.out]))
-        fields |= {"residual_multiplier": int(multiplier), "residual_shift": int(shift)}
+        seen = shift <= RESIDUAL_SHIFT  # with more, of no 8 bits anything is left
+        fields |= {"residual_multiplier": int(multiplier) if seen else 0, "residual_shift": int(shift) if seen else RESIDUAL_SHIFT}
     return fields
 
 

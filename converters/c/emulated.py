@@ -19,6 +19,7 @@ from rsk_deploy.registry import Runner, format_named
 Array = NDArray[Any]
 EXACT = np.dtype(np.float64)
 """Holds every sum of an integer layer exactly."""
+MOST = np.iinfo(np.int32).max // 2
 
 
 def runner(graph: Graph[Packed], scale: Mapping[str, float]) -> Runner:
@@ -73,10 +74,10 @@ class Emulation:
         return np.multiply(value, step)
 
     def _steps(self, name: str) -> Array:
-        """The value as integers: halves go away from zero."""
+        """The value as integers: halves go away from zero, NaN is the largest."""
         if self.root(name) in self.eight.held:
             return self.known[name]
-        steps = np.clip(self.known[name].astype(np.float32) * np.float32(1 / self._scale(name)), -LARGEST, LARGEST)
+        steps = np.maximum(np.fmin(self.known[name].astype(np.float32) * np.float32(1 / self._scale(name)), LARGEST), -LARGEST)
         whole: Array = np.trunc(steps + np.copysign(np.float32(0.5), steps)).astype(EXACT)
         return whole
 
@@ -98,9 +99,10 @@ class Emulation:
 
 
 def scaled(values: Array, multipliers: Array, shifts: Array) -> Array:
-    """As the kernels do it: a product of 64 bits, rounded, shifted."""
+    """As the kernels do it: a product of 64 bits, rounded, shifted, no more than half of what 32 bits hold."""
     shift = shifts.astype(np.int64)
-    return (values.astype(np.int64) * multipliers.astype(np.int64) + (np.int64(1) << (shift - 1))) >> shift
+    whole: Array = np.clip((values.astype(np.int64) * multipliers.astype(np.int64) + (np.int64(1) << (shift - 1))) >> shift, -MOST, MOST)
+    return whole
 
 
 def weights(layer: Conv[Packed] | ConvTranspose[Packed] | Linear[Packed]) -> tuple[Conv[Dense] | ConvTranspose[Dense] | Linear[Dense], Array]:

@@ -176,7 +176,7 @@ def refusal(what: str, taken: int, asked: str | int | None, target: str) -> str:
     memory: Memory | None = TARGETS[target].memory
     if asked is not None:
         allowed = nbytes(f"max-{what}", asked)
-        return f"--max-{what} allows {allowed:,}" if taken > allowed else ""
+        return f"--max-{what} {asked} allows {allowed:,} bytes" if taken > allowed else ""
     if memory is None or taken <= (allowed := {"flash": memory.flash, "ram": memory.ram}[what]):
         return ""
     return f"--target {target} allows {allowed:,}, as much as {memory.part} has, unless --max-{what} says that there is more"

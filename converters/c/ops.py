@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rsk_deploy.converters.c import conv
+from rsk_deploy.converters.c import conv, geometry
 from rsk_deploy.converters.c.call import Call, Scope, function, literal
 from rsk_deploy.converters.c.units import Unit
 from rsk_deploy.errors import UnsupportedError, UsageError
@@ -161,17 +161,17 @@ def pool(scope: Scope, unit: Unit, layer: MaxPool | AveragePool) -> Call:
         axes[idle : idle + 2] = [(axes[idle][0] * axes[idle + 1][0], axes[idle][1] * axes[idle + 1][1], *IDLE)]
     if len(axes) > 2:
         raise UnsupportedError(f"{layer.name}: the C export has windows over 1 or 2 axes; this one has {len(axes)}")
-    image, out, kernel, stride, dilation, begin, end = map(conv.pair, map(tuple, zip(*axes, strict=True)), (1, 1, 1, 1, 1, 0, 0))
+    image, out, kernel, stride, dilation, begin, end = map(geometry.pair, map(tuple, zip(*axes, strict=True)), (1, 1, 1, 1, 1, 0, 0))
     counted = isinstance(layer, AveragePool) and layer.count_pads
     fields = {
         "planes": prod(scope.out[:2]),
-        **conv.axes("{}", image, ("height", "width")),
-        **conv.axes("out_{}", out, ("height", "width")),
-        **conv.axes("size_{}", kernel),
-        **conv.axes("stride_{}", stride),
-        **conv.axes("dilation_{}", dilation),
-        **conv.axes("pad_{}", begin),
-        **conv.axes("count_{}", (image[0] + end[0], image[1] + end[1]) if counted else (0, 0)),
+        **geometry.axes("{}", image, ("height", "width")),
+        **geometry.axes("out_{}", out, ("height", "width")),
+        **geometry.axes("size_{}", kernel),
+        **geometry.axes("stride_{}", stride),
+        **geometry.axes("dilation_{}", dilation),
+        **geometry.axes("pad_{}", begin),
+        **geometry.axes("count_{}", (image[0] + end[0], image[1] + end[1]) if counted else (0, 0)),
     }
     if scope.scales:
         return Call(("pool_s8",), f"rsk_pool_s8({scope.structure('rsk_pool', fields)}, $i0, $out);")

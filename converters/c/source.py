@@ -92,7 +92,8 @@ def flags(target: Target) -> list[str]:
 
 def command(target: Target, name: str, assembly: bool = False) -> str:
     """The one command that compiles the folder."""
-    return " ".join([target.compiler, *flags(target), "-c", f"{name}.c", *([f"{name}.S"] if assembly else [])])
+    sources = ["-r", "-nostdlib", f"{name}.c", f"{name}.S", "-o", f"{name}.o"] if assembly else ["-c", f"{name}.c"]
+    return " ".join([target.compiler, *flags(target), *sources])
 
 
 def header(face: Interface, plan: Plan, target: Target, summary: Sequence[str], about: Mapping[str, Json]) -> str:

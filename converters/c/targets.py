@@ -36,7 +36,8 @@ class Emulator:
 class Target:
     """``compiler`` and ``flags`` are the command of the header; ``positions`` the output positions that a strip has if the output has them.
 
-    ``isa`` is what the runtime's generator writes for it, if it does. Without a ``memory`` there is no limit.
+    ``isa`` is what the runtime's generator writes for it, if it does. Without a ``memory`` there is no limit. With ``neighbours``
+    a cell of an 8-bit panel takes 32 bits.
     """
 
     compiler: str
@@ -45,14 +46,16 @@ class Target:
     isa: str | None = None
     memory: Memory | None = None
     emulator: Emulator | None = None
+    neighbours: bool = False
 
 
-def board(machine: str, constants_at: int) -> Emulator:
+def board(machine: str, constants_at: int, code_at: int = 0, data_at: int = 0x20000000) -> Emulator:
     """A board without a system, whose files are the host's."""
+    places = {"code_at": code_at, "constants_at": constants_at, "data_at": data_at}
     return Emulator(
         ("qemu-system-arm",),
         ("-M", machine, "-nographic", "-monitor", "none", "-serial", "none", "-semihosting", "-kernel"),
-        ("--specs=rdimon.specs", "-nostartfiles", "-Tcortex_m.ld", f"-Wl,--defsym=constants_at={constants_at:#x}"),
+        ("--specs=rdimon.specs", "-nostartfiles", "-Tcortex_m.ld", *(f"-Wl,--defsym={name}={place:#x}" for name, place in places.items())),
         "rdimon.specs",
         ("gcc-arm-none-eabi", "libnewlib-arm-none-eabi", "qemu-system-arm"),
         ("main.c", "cortex_m.c"),
@@ -70,12 +73,20 @@ TARGETS = {
     "x86-64": Target("gcc", "-march=x86-64-v3", 128, "avx2", emulator=process("x86_64", ("gcc", "libc6-dev", "qemu-user-static"))),
     "aarch64": Target("aarch64-linux-gnu-gcc", "", 128, "neon", emulator=process("aarch64", ARM)),
     "cortex-a53": Target("aarch64-linux-gnu-gcc", "-mcpu=cortex-a53", 64, "neon", emulator=process("aarch64", ARM, "-cpu", "cortex-a53")),
+    "cortex-m55": Target(
+        "arm-none-eabi-gcc",
+        "-mcpu=cortex-m55 -mthumb -mfloat-abi=hard",
+        32,
+        memory=Memory("an Alif Ensemble E8", 5632 << 10, 8 << 20),
+        emulator=board("mps3-an547", 0x70000000, 0x10000000, 0x31000000),
+    ),
     "cortex-m7": Target(
         "arm-none-eabi-gcc",
         "-mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16",
         32,
         memory=Memory("an STM32H743", 2 << 20, 1 << 20),
         emulator=board("mps2-an500", 0x60000000),
+        neighbours=True,
     ),
     "cortex-m4": Target(
         "arm-none-eabi-gcc",
@@ -83,6 +94,7 @@ TARGETS = {
         16,
         memory=Memory("an STM32L4R5", 2 << 20, 640 << 10),
         emulator=board("mps2-an386", 0x21000000),
+        neighbours=True,
     ),
 }
 """Targets by the name that ``--target`` takes."""

@@ -30,8 +30,7 @@ NIBBLES = 8 * 16
 class Decoder:
     """A decoder of the runtime: its header, the fields of ``struct rsk_weight`` that it reads, the lists it makes and their longest.
 
-    Its table has words, then places; up to ``overhang`` places are written behind a list. Every kernel of each filter has a byte that names a pattern of
-    ``taps`` taps, or ``taps`` is 0.
+    Its table has words, then places; up to ``overhang`` places are written behind a list.
     """
 
     header: str
@@ -41,7 +40,6 @@ class Decoder:
     table_words: int = 0
     table_places: int = 0
     overhang: int = 0
-    taps: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +114,8 @@ def pattern(source: Source) -> Decoder:
     table = source.weight.arrays["patterns"]
     patterns, most = source.patterns(table)
     count, mixed = len(table), int((table.astype(bool).sum(axis=1) != most).any())
-    taps = 0 if mixed or share > 1 or ids.itemsize > 1 else most
     fields = {"decode": "rsk_pattern", "prepare": "rsk_pattern_places", "index": source.array("ids", ids), "patterns": patterns, "count": count}
-    return Decoder(
-        "pattern", {**fields, "params": f"{{{most}, {ids.itemsize}, {share}, {mixed}}}"}, filters // share, source.longest, 0, count * most, most, taps
-    )
+    return Decoder("pattern", {**fields, "params": f"{{{most}, {ids.itemsize}, {share}, {mixed}}}"}, filters // share, source.longest, 0, count * most, most)
 
 
 def periodic(source: Source) -> Decoder:
@@ -163,8 +158,7 @@ DECODERS: Mapping[str, Callable[[Source], Decoder]] = {
 
 
 def encoded(weight: Packed, groups: int, data: Data, name: str, places: Sequence[int] | None, wide: bool) -> tuple[Decoder, dict[str, Any]]:
-    """The decoder, and the fields of ``struct rsk_weight``. ``places`` are the taps' in the panel."""
-    weight = with_patterns(weight, data.tables)
+    """The decoder, and the fields of ``struct rsk_weight``. ``places`` are the taps' in the panel; too large ones are cut, since a wide program follows."""
     source = Source(weight, groups, data, name)
     decoder = DECODERS[weight.format](source)
     filters, channels, taps = source.grid
@@ -173,7 +167,7 @@ def encoded(weight: Packed, groups: int, data: Data, name: str, places: Sequence
         **decoder.fields,
         "values": source.array("values", values),
         "halves": int(values.dtype == np.float16),
-        "places": 0 if places is None else data.array(f"{name}_places", np.array(places, np.uint32 if wide else np.uint16), "rsk_place"),
+        "places": 0 if places is None else data.array(f"{name}_places", np.array(places, np.uint32).astype(np.uint32 if wide else np.uint16), "rsk_place"),
         "filters": filters,
         "channels": channels,
         "taps": taps,
@@ -209,6 +203,23 @@ def with_patterns(weight: Packed, tables: Collection[tuple[int, int]]) -> Packed
         return replace(found, arrays={**found.arrays, **numbered(ids, patterns, pattern_table(kernel, most))})
     nbytes = ids.nbytes + len(patterns) * (most + 1)
     return found if found is weight or nbytes <= weight.arrays["bits"].nbytes + weight.arrays["values"].nbytes // 32 else weight
+
+
+def taps_of_kernels(weight: Packed) -> int:
+    """How many taps every kernel keeps, where each has a byte that names its pattern; or 0."""
+    if weight.format != "pattern":
+        return 0
+    ids, counts = weight.arrays["ids"], weight.arrays["patterns"].astype(bool).sum(axis=1)
+    return int(counts.max()) if len(ids) == weight.shape[0] and ids.itemsize == 1 and counts.min() == counts.max() else 0
+
+
+def in_blocks(weight: Packed, groups: int, block: int) -> Packed:
+    """The kernels, which all keep as many taps, in another order: in each group those of the first ``block`` channels of all filters, then of the next."""
+    ids, values = weight.arrays["ids"], weight.arrays["values"]
+    numbers = np.arange(ids.size).reshape(groups, -1, ids.shape[1])
+    order = np.concatenate([group[:, first : first + block].ravel() for group in numbers for first in range(0, ids.shape[1], block)])
+    ordered = {"ids": ids.ravel()[order].reshape(ids.shape), "values": values.reshape(ids.size, -1)[order].ravel()}
+    return replace(weight, arrays={**weight.arrays, **ordered})
 
 
 def as_patterns(weight: Packed) -> Packed | None:

@@ -9,10 +9,10 @@
 
 #if defined(__GNUC__)
 #define RSK_FUNCTION static __attribute__((unused, noinline))
-#define RSK_UNKNOWN(count) __asm__("" : "+r"(count)); /* the loop that follows is few turns, but is not to be written out for them: flash */
+#define RSK_UNKNOWN(value) __asm__("" : "+r"(value)); /* a loop of few turns is not to be written out for them, or to become a call */
 #else
 #define RSK_FUNCTION static
-#define RSK_UNKNOWN(count)
+#define RSK_UNKNOWN(value)
 #endif
 
 #if defined(__ARM_FEATURE_MVE)

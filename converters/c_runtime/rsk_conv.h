@@ -19,14 +19,14 @@
 #undef RSK_PACK_BY
 #undef RSK_PACK_CELLS
 
-/* Sums of some filters without a list, each `pitch` after the one before. `residual`, if not NULL, lies as the sums do and is added, and none is
-   below `low`. Of the first filter the kernels begin at `kernel`. */
+/* Sums of some filters over some channels without a list, each `pitch` after the one before. `residual`, if not NULL, lies as the sums do and is added,
+   and none is below `low`. The kernels begin at `kernel`, those of a filter side by side. */
 struct rsk_sums {
   const void* table;
   const float *panel, *bias, *residual;
   float* sums;
   size_t kernel, pitch;
-  uint32_t plane, filters;
+  uint32_t plane, channels, filters;
   float low;
 };
 
@@ -36,6 +36,7 @@ typedef void rsk_summer(const struct rsk_weight* weight, const struct rsk_sums* 
 struct rsk_conv {
   struct rsk_weight weight;
   rsk_summer* sum; /* or NULL: the decoder lists the places of every filter */
+  uint32_t block;  /* channels that `sum` adds up for all filters before the next ones, all of whose kernels come before theirs */
   const float* bias;
   struct rsk_panel panel;
   uint32_t sums_at, room_at, list_at, table_at; /* in the work space, in floats; the panel comes first */
@@ -70,27 +71,32 @@ RSK_FUNCTION void rsk_finish(const struct rsk_conv* c, const float* sums, const 
 RSK_FUNCTION void rsk_strip_straight(const struct rsk_conv* c, struct rsk_cursor* cursor, const float* bias, const float* residual, float* out, uint32_t rows,
                                      float* work) {
   const uint32_t positions = (rows - 1) * c->panel.pitch + c->panel.out_width, vectors = (positions + RSK_LANES - 1) / RSK_LANES;
-  const uint32_t filters = c->weight.parts, sums_pitch = vectors * RSK_LANES;
+  const uint32_t filters = c->weight.parts, channels = c->weight.channels, sums_pitch = vectors * RSK_LANES;
   const size_t size = (size_t)c->panel.out_height * c->panel.out_width;
-  const int whole = c->panel.pitch == c->panel.out_width && sums_pitch == positions;
-  struct rsk_sums of = {work + c->table_at, work, bias, whole ? residual : NULL, work + c->sums_at, cursor->kernel, sums_pitch, c->panel.plane, 4, -INFINITY};
-  if (whole) of.pitch = size, of.low = c->activation.kind == RSK_RELU ? 0.0f : -INFINITY;
-  for (uint32_t filter = 0; filter < filters; filter += 4) {
-    if (filters - filter < 4) of.filters = filters - filter;
-    if (whole) of.sums = out;
+  struct rsk_sums of = {work + c->table_at, work, bias, NULL, work + c->sums_at, cursor->kernel, sums_pitch, c->panel.plane, channels, 4, -INFINITY};
+  cursor->kernel += (size_t)filters * channels;
+  if (c->panel.pitch == c->panel.out_width && sums_pitch == positions) {
+    of.residual = residual, of.sums = out, of.pitch = size, of.channels = c->block, of.filters = filters;
+    for (uint32_t left = channels; left; left -= of.channels) {
+      if (left <= of.channels) of.channels = left, of.low = c->activation.kind == RSK_RELU ? 0.0f : -INFINITY;
+      c->sum(&c->weight, &of, vectors);
+      of.kernel += (size_t)filters * of.channels, of.panel += (size_t)of.channels * of.plane;
+      of.bias = NULL, of.residual = out;
+    }
+    for (uint32_t left = RSK_CALLED && c->activation.kind > RSK_RELU ? filters : 0; left; left--, out += size)
+      rsk_activate(out, out, positions, &c->activation);
+    return;
+  }
+  for (uint32_t left = filters; left; left -= of.filters) {
+    if (left < of.filters) of.filters = left;
     c->sum(&c->weight, &of, vectors);
     for (uint32_t i = 0; i < of.filters; i++, out += size) {
-      if (!whole)
-        rsk_finish(c, of.sums + i * of.pitch, residual, out, rows);
-      else if (RSK_CALLED && c->activation.kind > RSK_RELU)
-        rsk_activate(out, out, positions, &c->activation);
+      rsk_finish(c, of.sums + i * sums_pitch, residual, out, rows);
       if (residual) residual += size;
     }
-    of.kernel += (size_t)of.filters * c->weight.channels;
+    of.kernel += (size_t)of.filters * channels;
     if (bias) of.bias += 4;
-    if (of.residual) of.residual = residual;
   }
-  cursor->kernel = of.kernel;
 }
 
 /* All filters of one group over one packed strip. `out` and `residual` are at the strip's first row in the group's first filter. */

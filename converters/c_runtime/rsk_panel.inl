@@ -1,6 +1,13 @@
-/* Packing inputs of type RSK_INPUT into a panel of RSK_CELL, as function RSK_PACK: of each channel the rows that output rows from `top` on read. */
+/* Packing inputs of type RSK_INPUT into a panel of RSK_CELL, as function RSK_PACK: of each channel the rows that output rows from `top` on read.
+   RSK_PACK_FOUR(to, from), where there is one, takes four neighbours. */
 
 static inline void RSK_PACK_CELLS(uint32_t by, RSK_CELL* to, const RSK_INPUT* from, size_t stride) {
+#if defined(RSK_PACK_FOUR)
+  if (by == 4 && stride == 1) {
+    RSK_PACK_FOUR(to, from);
+    return;
+  }
+#endif
   if (by == 4) {
     const RSK_INPUT first = from[0], second = from[stride], third = from[2 * stride], fourth = from[3 * stride];
     to[0] = first, to[1] = second, to[2] = third, to[3] = fourth;

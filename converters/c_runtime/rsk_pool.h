@@ -30,9 +30,14 @@ static inline void rsk_largest_of_four(const float* above, const float* below, u
   }
 }
 
+/* Whether every window is two by two, two apart, and inside. */
+static inline int rsk_halves(const struct rsk_pool* p) {
+  return p->size_y == 2 && p->size_x == 2 && p->stride_y == 2 && p->stride_x == 2 && p->dilation_y == 1 && p->dilation_x == 1 && p->pad_y == 0 &&
+         p->pad_x == 0 && 2 * p->out_height <= p->height && 2 * p->out_width <= p->width;
+}
+
 RSK_FUNCTION void rsk_pool(const struct rsk_pool* p, const float* in, float* out, int mean) {
-  const int halves = p->size_y == 2 && p->size_x == 2 && p->stride_y == 2 && p->stride_x == 2 && p->dilation_y == 1 && p->dilation_x == 1 && p->pad_y == 0 &&
-                     p->pad_x == 0 && 2 * p->out_height <= p->height && 2 * p->out_width <= p->width;
+  const int halves = rsk_halves(p);
   for (uint32_t plane = 0; plane < p->planes; plane++, in += (size_t)p->height * p->width)
     for (uint32_t row = 0; row < p->out_height; row++) {
       if (halves && !mean) {

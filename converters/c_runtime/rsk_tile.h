@@ -44,9 +44,10 @@
 #define RSK_SCALES(values) const rsk_scale a = RSK_SCALE((values)[0]), b = RSK_SCALE((values)[1]), c = RSK_SCALE((values)[2]), d = RSK_SCALE((values)[3]);
 #endif
 
-/* Up to this many sums the products of some taps are added up first: the next taps do not wait for them. */
+/* Up to this many sums the products of four taps are added up first: the next taps do not wait for them. More sums take one tap after the other: what is
+   loaded lies side by side, and comes from different banks of the cache (measured: 5 % less at 8 sums). */
 #if defined(__SSE2__) && !defined(__FMA__)
-#define RSK_FEW RSK_TILE
+#define RSK_FEW 4
 #elif RSK_LANES > 1 && !RSK_HELIUM
 #define RSK_FEW 2
 #else
@@ -56,15 +57,17 @@
 #define RSK_AT(from, i) ((from) + (i) * RSK_LANES)
 #define RSK_START(i) rsk_vector sum##i = RSK_SPLAT(bias);
 #define RSK_PAIR(i, x, a, y, b) RSK_PLUS((a) * RSK_LOAD(RSK_AT(x, i)), RSK_AT(y, i), b)
-#define RSK_ADD_FIRST(i) sum##i += RSK_PAIR(i, x, a, y, b) + RSK_PAIR(i, z, c, w, d);
-#define RSK_ADD_IN_TURN(i) sum##i = RSK_PLUS(RSK_PLUS(RSK_PLUS(RSK_PLUS(sum##i, RSK_AT(x, i), a), RSK_AT(y, i), b), RSK_AT(z, i), c), RSK_AT(w, i), d);
-#define RSK_ADD_ALL(SIZE, FIRST, IN_TURN) \
-  if (SIZE <= RSK_FEW) {                  \
-    RSK_EACH_##SIZE(FIRST)                \
-  } else {                                \
-    RSK_EACH_##SIZE(IN_TURN)              \
+#define RSK_ADD_ALL(i) sum##i += RSK_PAIR(i, x, a, y, b) + RSK_PAIR(i, z, c, w, d);
+#define RSK_ADD_X(i) sum##i = RSK_PLUS(sum##i, RSK_AT(x, i), a);
+#define RSK_ADD_Y(i) sum##i = RSK_PLUS(sum##i, RSK_AT(y, i), b);
+#define RSK_ADD_Z(i) sum##i = RSK_PLUS(sum##i, RSK_AT(z, i), c);
+#define RSK_ADD_W(i) sum##i = RSK_PLUS(sum##i, RSK_AT(w, i), d);
+#define RSK_ADD_TAPS(SIZE)                                                                                      \
+  if (SIZE <= RSK_FEW) {                                                                                        \
+    RSK_EACH_##SIZE(RSK_ADD_ALL)                                                                                \
+  } else {                                                                                                      \
+    RSK_EACH_##SIZE(RSK_ADD_X) RSK_EACH_##SIZE(RSK_ADD_Y) RSK_EACH_##SIZE(RSK_ADD_Z) RSK_EACH_##SIZE(RSK_ADD_W) \
   }
-#define RSK_ADD_TAP(i) sum##i = RSK_PLUS(sum##i, RSK_AT(x, i), a);
 #define RSK_PUT(i) RSK_STORE(RSK_AT(sums, i), sum##i);
 
 #define RSK_DEFINE_TILE(SIZE)                                                                                                           \
@@ -73,13 +76,13 @@
     for (; kept >= 4; kept -= 4, list += 4, values += 4) {                                                                              \
       const float *x = panel + list[0], *y = panel + list[1], *z = panel + list[2], *w = panel + list[3];                               \
       RSK_SCALES(values)                                                                                                                \
-      RSK_ADD_ALL(SIZE, RSK_ADD_FIRST, RSK_ADD_IN_TURN)                                                                                 \
+      RSK_ADD_TAPS(SIZE)                                                                                                                \
     }                                                                                                                                   \
     RSK_UNKNOWN(kept)                                                                                                                   \
     for (; kept; kept--, list++, values++) {                                                                                            \
       const float* x = panel + list[0];                                                                                                 \
       const rsk_scale a = RSK_SCALE(values[0]);                                                                                         \
-      RSK_EACH_##SIZE(RSK_ADD_TAP)                                                                                                      \
+      RSK_EACH_##SIZE(RSK_ADD_X)                                                                                                        \
     }                                                                                                                                   \
     RSK_EACH_##SIZE(RSK_PUT)                                                                                                            \
   }

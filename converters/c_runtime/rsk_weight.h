@@ -14,6 +14,9 @@
 #if !defined(RSK_STRAIGHT)
 #define RSK_STRAIGHT 1 /* convolutions without lists */
 #endif
+#if !defined(RSK_NEIGHBOURS)
+#define RSK_NEIGHBOURS 1 /* panels of 8-bit integers have room for 32 bits a cell */
+#endif
 
 /* Filters first, first + step, …: each keeps `kept` values, which start at `value` and lie `pitch` apart. */
 struct rsk_rows {
