@@ -68,7 +68,7 @@ def row(graph: Graph[Packed], options: Mapping[str, str], folder: Path, repeats:
     write = seconds(repeats, lambda path: coreml.write(graph, path, **options), paths)
     run = seconds(repeats, lambda path: coreml.runner(path)(feed), paths)
     (name,) = graph.outputs
-    expected = (coreml.write(graph, paths[0], **options).meaning or partial(reference.run, graph))(feed)[name]
+    expected = (coreml.write(graph, folder / "again.mlpackage", **options).meaning or partial(reference.run, graph))(feed)[name]
     difference = np.abs(coreml.runner(paths[0])(feed)[name] - expected).max() / np.abs(expected).max()
     return size_of(paths[0]), [f"{write:.2f} s", f"{run:.2f} s", f"{difference:.0e}"]
 

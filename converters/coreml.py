@@ -12,7 +12,7 @@ import json
 import sys
 import uuid
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from rsk_deploy import mlprogram, reference
+from rsk_deploy.converters.coreml_axes import MOST_AXES, with_fewer_axes
 from rsk_deploy.converters.coreml_body import Body, Scope, Var, coremltools, identifier
-from rsk_deploy.converters.coreml_images import Preprocessing, preprocessing
+from rsk_deploy.converters.coreml_images import Preprocessing, pixels, preprocessing
 from rsk_deploy.converters.coreml_layers import write_layer
 from rsk_deploy.converters.coreml_weights import CODES, held_weight
-from rsk_deploy.errors import UnsupportedError, UsageError, VerificationError, about
+from rsk_deploy.errors import CorruptFileError, UnsupportedError, UsageError, VerificationError, about
 from rsk_deploy.ir import FloatArray, Graph, Input, Opaque, Packed, Softmax, Weighted
 from rsk_deploy.provenance import provenance, tool_version
 from rsk_deploy.registry import Footprint, Runner
@@ -39,7 +40,6 @@ PRECISIONS: dict[str, type[np.floating[Any]]] = {"fp16": np.float16, "fp32": np.
 CHOICES: Mapping[str, Collection[str]] = {"target": TARGETS, "precision": PRECISIONS, "input_type": ("tensor", "image"), "compress": CODES}
 """The options that shape the program, and what each can be."""
 
-MOST_AXES = 5
 LARGEST_BATCH = 1024
 """Of an open batch: Core ML wants a bound. The file says 1 to this many."""
 
@@ -86,16 +86,17 @@ class Ends:
 
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
-    images: Mapping[str, Preprocessing]
-    labels: tuple[str, ...]
+    images: Mapping[str, Preprocessing] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
 
 def write(graph: Graph[Packed], path: Path, **options: Any) -> Footprint:
     """Write the package, a folder."""
     chosen = Options(**options)
-    check(graph, chosen)
+    lean = with_fewer_axes(graph)
+    check(lean, chosen)
     with coremltools() as package:
-        _write(package, graph, path, chosen)
+        _write(package, lean, path, chosen)
     held = rounded(graph, chosen.precision, chosen.compress)
     bits = np.finfo(PRECISIONS[chosen.precision]).nmant + 1
     return Footprint(bits=bits, meaning=partial(reference.run, held) if chosen.compress else None, held=held)
@@ -110,6 +111,8 @@ def check(graph: Graph[Packed], options: Options) -> None:
     for entry in graph.inputs:
         if not entry.dtype.startswith("float"):
             raise UnsupportedError(f"input {entry.name} holds {entry.dtype}; Core ML models here compute with floating-point numbers")
+        if not entry.shape:
+            raise UnsupportedError(f"input {entry.name} is a single number without axes; Core ML reads arrays of at least one")
     for name, shape in graph.shapes().items():
         if len(shape) > MOST_AXES:
             raise UnsupportedError(f"the value {name} has {len(shape)} axes, {shape}; Core ML has at most {MOST_AXES}")
@@ -123,7 +126,7 @@ def runner(path: Path, values: Iterable[str] = ()) -> Runner:
     program = mlprogram.load(path)
     wanted = list(values)
     ends = _ends_of(program)
-    if sys.platform == "darwin" and not wanted and not ends.images:
+    if sys.platform == "darwin" and not wanted and not any(feature.is_image for feature in program.package.features("input")):
         return _in_core_ml(path, ends)
     return _interpreted(program, ends, wanted)
 
@@ -144,15 +147,20 @@ def _ends_of(program: mlprogram.Program) -> Ends:
     described = program.said
     if described.get("version") != VERSION:
         raise UsageError(f"{program.package.path}: was not written by this rsk-deploy; rsk-inspect shows what it holds")
-    return Ends(described["inputs"], described["outputs"], {name: Preprocessing(**fields) for name, fields in described["images"].items()}, ())
+    ends = [described.get(key) for key in ("inputs", "outputs", "renamed")]
+    if not all(isinstance(names, dict) and all(isinstance(name, str) for name in names.values()) for names in ends):
+        raise CorruptFileError(f"{program.package.path}: its metadata does not say what its inputs and outputs are called")
+    return Ends(described["inputs"], described["outputs"])
 
 
 def _interpreted(program: mlprogram.Program, ends: Ends, values: Iterable[str]) -> Runner:
     inner = {name: ends.outputs.get(name) or program.said["renamed"].get(name, identifier(name)) for name in values}
     wanted = {**ends.outputs, **{name: known for name, known in inner.items() if known in program.values}}
+    layouts = {feature.name: feature.layout for feature in program.package.features("input") if feature.is_image}
 
     def run(inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, FloatArray]:
-        given = {ends.inputs[name]: ends.images[name].pixels(x) if name in ends.images else x for name, x in inputs.items()}
+        given = {ends.inputs[name]: x for name, x in inputs.items()}
+        given |= {name: pixels(given[name], program.said["meta"]["preprocessing"], layout) for name, layout in layouts.items()}
         results = program.run(given, wanted.values())
         return {name: results[known] for name, known in wanted.items()}
 
@@ -229,6 +237,7 @@ def _function(body: Body, graph: Graph[Packed], ends: Ends, system: Any) -> tupl
         results = [_output(body, name, known) for name, known in ends.outputs.items()]
         scores = _probabilities(body, graph, results[0]) if ends.labels else None
         function.set_outputs(results)
+    body.tell_apart(function)
     return function, scores
 
 
@@ -294,7 +303,6 @@ def _metadata(graph: Graph[Packed], options: Options, ends: Ends, renamed: Mappi
         "inputs": ends.inputs,
         "outputs": ends.outputs,
         "renamed": renamed,
-        "images": {name: asdict(image) for name, image in ends.images.items()},
         "log": [astuple(entry) for entry in graph.log],
         "meta": graph.meta,
         "provenance": provenance(graph, **options.shaping),

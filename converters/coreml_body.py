@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rsk_deploy.errors import MissingExtraError, UnsupportedError
+from rsk_deploy.errors import UnsupportedError, needing
 from rsk_deploy.ir import FloatArray, Layer, Shape
 
 Array: TypeAlias = NDArray[Any]
@@ -38,33 +38,33 @@ def coremltools() -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with interrupts_held():
+            with interrupts_held(), needing("coremltools", "coreml", "writing Core ML models"):
                 import coremltools as package
                 from coremltools.converters.mil.backend.mil import load  # noqa: F401 - imports what logs, while that is silenced
 
             yield package
-    except ImportError as error:
-        if error.name is None or error.name.split(".")[0] != "coremltools":
-            raise
-        raise MissingExtraError("coremltools", "coreml", "writing Core ML models") from None
     finally:
         logger.setLevel(level)
 
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits for the end: bare ``except:`` clauses that run while coremltools is imported would swallow it."""
-    if threading.current_thread() is not threading.main_thread() or (before := signal.getsignal(signal.SIGINT)) is None:
+    """Ctrl-C and other requests to end wait for the end: bare ``except:`` clauses that run while coremltools is imported would swallow what they raise."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    requests = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: handler for number in requests if callable(handler := signal.getsignal(number))}
     held: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    for number in before:
+        signal.signal(number, lambda number, _: held.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if held:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(held[0])
 
 
 def identifier(name: str) -> str:
@@ -90,6 +90,16 @@ class Body:
             free = f"{plain}_{count}"
         self._taken.add(free)
         return free
+
+    def tell_apart(self, function: Any) -> None:
+        """Rename what coremltools named itself, after operations (constants, one of several results), and called as a value is called."""
+        values = {id(value) for value in self.values.values()}
+        for operation in function.operations:
+            named = operation.op_type != "const" and len(operation.outputs) == 1
+            for value in operation.outputs:
+                if not named and value.name in self._taken and id(value) not in values:
+                    value.name = self.take(value.name)
+                    operation.name = value.name if operation.op_type == "const" else operation.name
 
 
 class Scope:

@@ -30,10 +30,13 @@ class Preprocessing:
         scale, shift = (np.array(each, np.float32).reshape(1, -1, 1, 1) for each in (self.scale, self.shift))
         return scale, shift
 
-    def pixels(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """The pixels, whole or not, that the network would read ``x`` of."""
-        scale, shift = self.constants()
-        return ((x.astype(np.float64) - shift) / scale).astype(np.float32)
+
+def pixels(x: NDArray[Any], said: Mapping[str, Any], layout: str) -> NDArray[np.float32]:
+    """The pixels, whole or not, that become ``x``, channels in the file's order: the pre-processing the other way round, so that it proves what is written."""
+    scale, mean, deviation = (np.reshape(said.get(key, default), (1, -1, 1, 1)) for key, default in (("scale", 1), ("mean", 0), ("std", 1)))
+    picture = (x.astype(np.float64) * deviation + mean) / scale
+    turned = x.shape[1] == 3 and (said.get("order") or "rgb") != layout
+    return (picture[:, ::-1] if turned else picture).astype(np.float32)
 
 
 def preprocessing(entry: Input, meta: Mapping[str, Json]) -> Preprocessing:

@@ -84,9 +84,14 @@ def _epsilon(scope: Scope, epsilon: float) -> Any:
 
 
 def _layer_norm(scope: Scope, layer: LayerNorm) -> None:
-    axes = list(range(len(scope.y) - layer.scale.ndim, len(scope.y)))
-    gamma, beta = scope.floats(layer.scale, "scale"), scope.floats(layer.shift, "shift")
-    scope.result("layer_norm", x=scope.x, axes=axes, gamma=gamma, beta=beta, epsilon=_epsilon(scope, layer.epsilon))
+    """Of at most four axes: GPUs do not normalise over a fifth."""
+    gamma, beta, epsilon = scope.floats(layer.scale, "scale"), scope.floats(layer.shift, "shift"), _epsilon(scope, layer.epsilon)
+    if len(scope.y) <= 4:
+        axes = list(range(len(scope.y) - layer.scale.ndim, len(scope.y)))
+        return scope.result("layer_norm", x=scope.x, axes=axes, gamma=gamma, beta=beta, epsilon=epsilon)
+    flat = scope.step("flat", "reshape", x=scope.x, shape=[-1, gamma.size])
+    normal = scope.step("normal", "layer_norm", x=flat, axes=[1], gamma=gamma.reshape(-1), beta=beta.reshape(-1), epsilon=epsilon)
+    return scope.result("reshape", x=normal, shape=_shaped(scope))
 
 
 def _group_norm(scope: Scope, layer: GroupNorm) -> None:
@@ -98,10 +103,10 @@ def _group_norm(scope: Scope, layer: GroupNorm) -> None:
 
 
 def _lrn(scope: Scope, layer: LRN) -> None:
-    """Core ML's has as many neighbours below as above, and at most four axes; others are a mean over the padded channels' squares."""
+    """Core ML's has as many neighbours below as above, and four axes (of three, it may take the first for channels); others are a product with a band."""
     parameters = {"alpha": layer.alpha, "beta": layer.beta, "k": layer.bias}
     numbers = {key: scope.number(value, key) for key, value in parameters.items()}
-    if layer.size % 2 and 3 <= len(scope.y) <= 4:
+    if layer.size % 2 and len(scope.y) == 4:
         return scope.result("local_response_norm", x=scope.x, size=layer.size, **numbers)
     channels = scope.y[1]
     distance = np.subtract.outer(np.arange(channels), np.arange(channels))  # i - j: the channel i reads the channels j
@@ -133,12 +138,30 @@ def _hard_swish(scope: Scope, layer: Activation) -> None:
     scope.result("mul", x=scope.x, y=gate)
 
 
+BEND = 8.0
+"""From here on softplus is its argument, in fp16. The Neural Engine's own is 0 above 10.4: its exponential overflows (so do its logarithms of sums)."""
+
+
+def _bounded(scope: Scope) -> Var:
+    """The first input as far as the bend, if there is one."""
+    return scope.x if scope.body.dtype != np.float16 else scope.step("bounded", "minimum", x=scope.x, y=scope.number(BEND, "bend"))
+
+
+def _softplus(scope: Scope, layer: Activation) -> None:
+    if scope.body.dtype != np.float16:
+        return scope.result("softplus", x=scope.x)
+    bent = scope.step("softplus", "softplus", x=_bounded(scope))
+    beyond = scope.step("beyond", "relu", x=scope.step("moved", "sub", x=scope.x, y=scope.number(BEND, "bend")))
+    return scope.result("add", x=bent, y=beyond)
+
+
 def _mish(scope: Scope, layer: Activation) -> None:
-    scope.result("mul", x=scope.x, y=scope.step("tanh", "tanh", x=scope.step("softplus", "softplus", x=scope.x)))
+    gate = scope.step("tanh", "tanh", x=scope.step("softplus", "softplus", x=_bounded(scope)))
+    scope.result("mul", x=scope.x, y=gate)
 
 
 def _log(scope: Scope, layer: Activation) -> None:
-    scope.result("log", x=scope.x, epsilon=scope.number(0, "epsilon"))
+    scope.result("log", x=scope.x, epsilon=_epsilon(scope, 1e-45))
 
 
 def _neg(scope: Scope, layer: Activation) -> None:
@@ -152,8 +175,10 @@ def _reciprocal(scope: Scope, layer: Activation) -> None:
 def _celu(scope: Scope, layer: Activation) -> None:
     if layer.alpha <= 0:
         raise UnsupportedError(f"Core ML has no celu with alpha {layer.alpha:g}; it has those above 0")
+    if layer.alpha == 1:
+        return scope.result("elu", x=scope.x, alpha=scope.number(1, "alpha"))
     inner = scope.step("inner", "mul", x=scope.x, y=scope.number(1 / layer.alpha, "1 / alpha"))
-    scope.result("mul", x=scope.step("elu", "elu", x=inner, alpha=scope.number(1, "alpha")), y=scope.number(layer.alpha, "alpha"))
+    return scope.result("mul", x=scope.step("elu", "elu", x=inner, alpha=scope.number(1, "alpha")), y=scope.number(layer.alpha, "alpha"))
 
 
 def _selu(scope: Scope, layer: Activation) -> None:
@@ -172,10 +197,10 @@ def _clip(scope: Scope, layer: Activation) -> None:
 
 
 ACTIVATIONS: Mapping[str, Write] = {
-    **{kind: _one(op=kind) for kind in ("identity", "relu", "sigmoid", "tanh", "silu", "softplus", "softsign", "exp", "sqrt", "abs", "erf")},
+    **{kind: _one(op=kind) for kind in ("identity", "relu", "sigmoid", "tanh", "silu", "softsign", "exp", "sqrt", "abs", "erf")},
     "leaky-relu": _one(op="leaky_relu", alpha="alpha"), "elu": _one(op="elu", alpha="alpha"),
     "hard-sigmoid": _one(op="sigmoid_hard", alpha="alpha", beta="beta"), "gelu": _gelu, "gelu-tanh": _gelu, "hard-swish": _hard_swish,
-    "mish": _mish, "log": _log, "neg": _neg, "reciprocal": _reciprocal, "celu": _celu, "selu": _selu, "clip": _clip,
+    "softplus": _softplus, "mish": _mish, "log": _log, "neg": _neg, "reciprocal": _reciprocal, "celu": _celu, "selu": _selu, "clip": _clip,
 }  # fmt: skip
 
 
@@ -184,18 +209,24 @@ def _activation(scope: Scope, layer: Activation) -> None:
 
 
 def _prelu(scope: Scope, layer: PRelu) -> None:
-    slope = scope.floats(np.broadcast_to(layer.slope, (scope.y[1] if len(scope.y) > 1 else 1,)), "slope")
-    if 3 <= len(scope.y) <= 5:
+    """Core ML's has a slope each of several channels, and four axes."""
+    slope = scope.floats(layer.slope, "slope")
+    if (slope == slope[0]).all():
+        return scope.result("leaky_relu", x=scope.x, alpha=slope[0])
+    if len(scope.y) == 4:
         return scope.result("prelu", x=scope.x, alpha=slope)
     below = scope.step("below", "minimum", x=scope.x, y=scope.number(0, "zero"))
-    return scope.result("add", x=scope.step("above", "relu", x=scope.x), y=scope.step("sloped", "mul", x=below, y=slope))
+    sloped = scope.step("sloped", "mul", x=below, y=scope.per_channel(layer.slope, "slope"))
+    return scope.result("add", x=scope.step("above", "relu", x=scope.x), y=sloped)
 
 
 def _softmax(scope: Scope, layer: Softmax) -> None:
     if not layer.log:
         return scope.result("softmax", x=scope.x, axis=layer.axis)
-    total = scope.step("total", "reduce_log_sum_exp", x=scope.x, axes=[layer.axis], keep_dims=True)
-    return scope.result("sub", x=scope.x, y=total)
+    along = {"axes": [layer.axis], "keep_dims": True}
+    below = scope.step("below", "sub", x=scope.x, y=scope.step("largest", "reduce_max", x=scope.x, **along))
+    total = scope.step("total", "reduce_sum", x=scope.step("powers", "exp", x=below), **along)
+    return scope.result("sub", x=below, y=scope.step("logarithm", "log", x=total, epsilon=_epsilon(scope, 1e-45)))
 
 
 BINARIES = {"add": "add", "sub": "sub", "mul": "mul", "div": "real_div", "max": "maximum", "min": "minimum", "pow": "pow"}
@@ -235,12 +266,14 @@ def _gather(scope: Scope, layer: Gather) -> None:
 
 
 def _pad(scope: Scope, layer: Pad) -> None:
-    """Core ML repeats and reflects the last two axes; others are gathered."""
+    """Core ML repeats and reflects the last two axes, as often as they are long; others are gathered."""
     rank = len(scope.y)
     begin, end = layer.pads[:rank], layer.pads[rank:]
+    if not any(layer.pads):
+        return scope.result("identity", x=scope.x)
     if layer.mode == "constant":
         return scope.result("pad", x=scope.x, pad=interleaved(layer.pads), mode="constant", constant_val=scope.number(layer.value, "value"))
-    if rank >= 2 and not any((*begin[:-2], *end[:-2])):
+    if rank >= 2 and not any((*begin[:-2], *end[:-2])) and all(max(pads) <= size for *pads, size in zip(begin, end, scope.shapes[0], strict=True)):
         pads = interleaved((*begin[-2:], *end[-2:]))
         return scope.result("pad", x=scope.x, pad=pads, mode="reflect" if layer.mode == "reflect" else "replicate", constant_val=scope.number(0, "value"))
     if any(begin[axis] or end[axis] for axis in scope.open):
@@ -259,7 +292,9 @@ def _padded(scope: Scope, layer: Pad, axis: int) -> Array:
 
 
 def _reshape(scope: Scope, layer: Reshape) -> None:
-    scope.result("reshape", x=scope.x, shape=list(layer.target))
+    if not scope.y:
+        return scope.result("squeeze", x=scope.x, axes=list(range(len(scope.shapes[0]))))
+    return scope.result("reshape", x=scope.x, shape=list(layer.target))
 
 
 def _transpose(scope: Scope, layer: Transpose) -> None:

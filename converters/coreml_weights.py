@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,10 +101,14 @@ def _is_smaller_sparse(mask: Array, bits: int) -> bool:
     return bool(kept >= IN_FILE and kept * bits + mask.size < mask.size * bits)
 
 
-def write_weight(scope: Scope, layer: Weighted[Packed]) -> Var | Array:
-    """Append the weight in the smallest form that the target has."""
+def write_weight(scope: Scope, layer: Weighted[Packed], new_axis: Sequence[int] | int = ()) -> Var | Array:
+    """Append the weight in the smallest form that the target has, with a new axis of one if a place for one is given."""
     body = scope.body
-    return _coded(scope, coded(layer, body.dtype, body.compress)) if body.compress else _plain(scope, dense(layer.weight, body.dtype))
+    if not body.compress:
+        return _plain(scope, np.expand_dims(dense(layer.weight, body.dtype), new_axis))
+    weight = coded(layer, body.dtype, body.compress)
+    codes, values = (np.expand_dims(each, new_axis) for each in (weight.codes, weight.values))
+    return _coded(scope, replace(weight, codes=codes, values=values, scale=None if weight.scale is None else np.expand_dims(weight.scale, new_axis)))
 
 
 def _plain(scope: Scope, values: FloatArray) -> Var | Array:

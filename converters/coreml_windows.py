@@ -33,27 +33,47 @@ def bias(scope: Scope, layer: Weighted[Packed]) -> Array | None:
 
 
 def conv(scope: Scope, layer: Conv[Packed]) -> None:
-    """A convolution."""
-    window = {"strides": layer.stride, "dilations": layer.dilation, "pad_type": "custom", "pad": interleaved(layer.pads)}
-    scope.result("conv", x=scope.x, weight=write_weight(scope, layer), bias=bias(scope, layer), groups=layer.groups, **window)
+    """A convolution. One in groups, dilated, over one axis crashes Core ML: it is written over two."""
+    strides, dilations, pads = layer.stride, layer.dilation, interleaved(layer.pads)
+    parameters: dict[str, Any] = {"bias": bias(scope, layer), "groups": layer.groups, "pad_type": "custom"}
+    if len(strides) > 1 or layer.groups == 1 or dilations == (1,):
+        return scope.result("conv", x=scope.x, weight=write_weight(scope, layer), strides=strides, dilations=dilations, pad=pads, **parameters)
+    parameters |= {"weight": write_weight(scope, layer, new_axis=2), "strides": (1, *strides), "dilations": (1, *dilations), "pad": [0, 0, *pads]}
+    flat = scope.step("flat", "conv", x=scope.step("widened", "expand_dims", x=scope.x, axes=[2]), **parameters)
+    return scope.result("squeeze", x=flat, axes=[2])
 
 
 def conv_transpose(scope: Scope, layer: ConvTranspose[Packed]) -> None:
-    """Pads crop, and output pads take back from the end what they can; the rest is the bias alone."""
+    """With uneven pads, processors other than the CPU compute something else: the whole is computed then, widened for output pads beyond it, and cut."""
     rank = len(layer.stride)
     begin, end = layer.pads[:rank], layer.pads[rank:]
-    cropped = [max(pad - more, 0) for pad, more in zip(end, layer.output_pads, strict=True)]
     missing = [max(more - pad, 0) for pad, more in zip(end, layer.output_pads, strict=True)]
-    parameters = {"x": scope.x, "weight": write_weight(scope, layer), "strides": layer.stride, "dilations": layer.dilation, "groups": layer.groups}
-    parameters |= {"pad_type": "custom", "pad": interleaved((*begin, *cropped))}
-    if not any(missing):
-        return scope.result("conv_transpose", bias=bias(scope, layer), **parameters)
-    whole = scope.step("cropped", "conv_transpose", **parameters)
-    pads = interleaved((*[0] * (rank + 2), 0, 0, *missing))
-    if layer.bias is None:
-        return scope.result("pad", x=whole, pad=pads, mode="constant", constant_val=scope.number(0, "pad"))
-    widened = scope.step("widened", "pad", x=whole, pad=pads, mode="constant", constant_val=scope.number(0, "pad"))
-    return scope.result("add", x=widened, y=scope.per_channel(layer.bias, "bias"))
+    even = begin == end and not any(layer.output_pads)
+    window = {"strides": layer.stride, "dilations": layer.dilation, "groups": layer.groups, "pad_type": "custom"}
+    window |= {"pad": interleaved(layer.pads if even else [0] * 2 * rank), "bias": None if any(missing) else bias(scope, layer)}
+    steps: list[tuple[str, dict[str, Any]]] = [("conv_transpose", {"weight": write_weight(scope, layer), **window})]
+    if any(missing):
+        steps.append(("pad", _filled(scope, (*[0] * rank, *missing), 0)))
+    if not even and any((*begin, *end)):
+        steps.append(("slice_by_index", _cut(begin, [start + size for start, size in zip(begin, scope.y[2:], strict=True)], [1] * rank)))
+    if any(missing) and layer.bias is not None:
+        steps.append(("add", {"y": scope.per_channel(layer.bias, "bias")}))
+    x = scope.x
+    for op, parameters in steps[:-1]:
+        x = scope.step(op, op, x=x, **parameters)
+    op, parameters = steps[-1]
+    scope.result(op, x=x, **parameters)
+
+
+def _filled(scope: Scope, pads: Sequence[int], fill: float) -> dict[str, Any]:
+    """How the spatial axes are padded."""
+    return {"pad": [0, 0, 0, 0, *interleaved(pads)], "mode": "constant", "constant_val": scope.number(fill, "pad")}
+
+
+def _cut(starts: Sequence[int], stops: Sequence[int], strides: Sequence[int]) -> dict[str, Any]:
+    """What is taken of the spatial axes."""
+    outer = [True, True, *[False] * len(starts)]
+    return {"begin": [0, 0, *starts], "end": [0, 0, *stops], "stride": [1, 1, *strides], "begin_mask": outer, "end_mask": outer}
 
 
 def end_pads(scope: Scope, layer: Pool) -> list[int]:
@@ -74,20 +94,20 @@ def max_pool(scope: Scope, layer: MaxPool) -> None:
 
 
 def average_pool(scope: Scope, layer: AveragePool) -> None:
-    """The system's own count where it means the same; else the mean over whole windows, times what corrects the count."""
-    ends = end_pads(scope, layer)
-    pads = (*layer.pads[: len(layer.kernel)], *ends)
+    """The system's own, which errs where pads count: zeros are put around the value then, and means over windows that hang over are corrected."""
+    pads = (*layer.pads[: len(layer.kernel)], *end_pads(scope, layer))
     counts = counted(layer, scope.shapes[0][2:], scope.y[2:])
-    window = {"kernel_sizes": layer.kernel, "strides": layer.stride, "pad_type": "custom", "pad": interleaved(pads)}
+    window: dict[str, Any] = {"kernel_sizes": layer.kernel, "strides": layer.stride, "pad_type": "custom"}
     if _dilated(layer):
         total = _folded(scope, "add", _taps(scope, layer, pads, 0))
         return scope.result("mul", x=total, y=scope.floats(1 / np.maximum(counts, 1)[None, None], "counts"))
+    if not any(pads) or (not layer.count_pads and counts.all()):
+        return scope.result("avg_pool", x=scope.x, pad=interleaved(pads), exclude_padding_from_average=any(pads), **window)
+    wide = scope.step("padded", "pad", x=scope.x, **_filled(scope, pads, 0))
+    window |= {"x": wide, "pad": [0] * len(pads), "exclude_padding_from_average": False}
     if (counts == prod(layer.kernel)).all():
-        return scope.result("avg_pool", x=scope.x, exclude_padding_from_average=False, **window)
-    if not layer.count_pads and counts.all():
-        return scope.result("avg_pool", x=scope.x, exclude_padding_from_average=True, **window)
-    mean = scope.step("mean", "avg_pool", x=scope.x, exclude_padding_from_average=False, **window)
-    return scope.result("mul", x=mean, y=scope.floats(prod(layer.kernel) / np.maximum(counts, 1)[None, None], "counts"))
+        return scope.result("avg_pool", **window)
+    return scope.result("mul", x=scope.step("mean", "avg_pool", **window), y=scope.floats(prod(layer.kernel) / np.maximum(counts, 1)[None, None], "counts"))
 
 
 def counted(layer: AveragePool, size: Sequence[int], windows: Sequence[int]) -> FloatArray:
@@ -111,14 +131,12 @@ def _taps(scope: Scope, layer: Pool, pads: Sequence[int], fill: float) -> list[V
     taps = list(np.ndindex(*layer.kernel))
     if len(taps) > MOST_TAPS:
         raise UnsupportedError(f"Core ML has no dilated pooling; windows of at most {MOST_TAPS} taps are written tap by tap, not {layer.kernel}")
-    wide = scope.step("padded", "pad", x=scope.x, pad=[0, 0, 0, 0, *interleaved(pads)], mode="constant", constant_val=scope.body.dtype.type(fill))
-    outer = [True, True, *[False] * len(layer.kernel)]
+    wide = scope.step("padded", "pad", x=scope.x, **_filled(scope, pads, fill))
     seen = []
     for number, tap in enumerate(taps):
         starts = [offset * step for offset, step in zip(tap, layer.dilation, strict=True)]
         stops = [start + (count - 1) * stride + 1 for start, count, stride in zip(starts, scope.y[2:], layer.stride, strict=True)]
-        window = {"begin": [0, 0, *starts], "end": [0, 0, *stops], "stride": [1, 1, *layer.stride], "begin_mask": outer, "end_mask": outer}
-        seen.append(scope.step(f"tap{number}", "slice_by_index", x=wide, **window))
+        seen.append(scope.step(f"tap{number}", "slice_by_index", x=wide, **_cut(starts, stops, layer.stride)))
     return seen
 
 
@@ -171,9 +189,10 @@ def _rounded(place: Fraction, rounding: str) -> int:
 
 def _nearest(scope: Scope, layer: Resize, places: Sequence[Sequence[int]]) -> None:
     factors = [new // old for new, old in zip(layer.sizes, scope.shapes[0][2:], strict=True)]
-    repeats = all([i // max(factor, 1) for i in range(len(axis))] == list(axis) for factor, axis in zip(factors, places, strict=True))
+    repeats = all(factors) and all([i // factor for i in range(len(axis))] == list(axis) for factor, axis in zip(factors, places, strict=True))
     if repeats and len(places) == 2:
-        return scope.result("upsample_nearest_neighbor", x=scope.x, scale_factor_height=factors[0], scale_factor_width=factors[1])
+        height, width = (np.float32(factor) for factor in factors)
+        return scope.result("upsample_nearest_neighbor", x=scope.x, scale_factor_height=height, scale_factor_width=width)
     x = scope.x
     for axis, indices in enumerate(places[:-1], start=2):
         x = scope.step(f"axis{axis}", "gather", x=x, indices=np.array(indices, np.int32), axis=axis)

@@ -14,12 +14,13 @@ from test_convert_onnx import image, opaque, packed, small_net
 from rsk_deploy import mlprogram, reference
 from rsk_deploy.comparing import seeded_inputs
 from rsk_deploy.converters import coreml
-from rsk_deploy.errors import MissingExtraError, UnsupportedError, UsageError
+from rsk_deploy.errors import CorruptFileError, MissingExtraError, UnsupportedError, UsageError
 from rsk_deploy.files import size_of
-from rsk_deploy.ir import Activation, Binary, Constant, Graph, Input, Linear, Packed, PRelu, Softmax
+from rsk_deploy.ir import Activation, Binary, Constant, Graph, Input, Linear, Packed, PRelu, Reduce, Reshape, Softmax
 from rsk_deploy.registry import FORMATS
 
 HERE = os.path.dirname(__file__)
+MODEL = "Data/com.apple.CoreML/model.mlmodel"
 
 
 @pytest.fixture
@@ -74,6 +75,43 @@ def test_inner_values_are_told_apart_where_their_names_are_one_identifier(path):
     x = np.ones((1, 4), np.float32)
     values = coreml.runner(path, ["v.1", "v_1", "no such value"])({"x": x})
     assert {name: value[0, 0] for name, value in values.items()} == {"v.1": -1, "v_1": 1, "y": -1}
+
+
+def test_constants_are_not_called_as_values_are(path):
+    """coremltools calls the bias of ``y`` ``y_bias_0``."""
+    layers = (
+        Activation(name="a", inputs=("x",), outputs=("y_bias_0",), kind="neg"),
+        Linear(name="l", inputs=("x",), outputs=("y",), weight=packed(np.random.default_rng(5), "dense", 4, 4), bias=np.ones(4, np.float32)),
+        Constant(name="c", inputs=(), outputs=("b_x_0",), values=np.arange(4.0)),
+        Binary(name="b", inputs=("y", "y_bias_0"), outputs=("s",), kind="add"),
+        Binary(name="d", inputs=("s", "b_x_0"), outputs=("z",), kind="add"),
+    )
+    graph = Graph[Packed]((Input("x", (1, 4)),), ("z",), layers)
+    coreml.write(graph, path)
+    names = [output.name for operation in operations(path) for output in operation.outputs]
+    assert len(set(names)) == len(names)
+    inputs = seeded_inputs(graph)
+    assert relative(coreml.runner(path, ["y_bias_0"])(inputs), reference.run(graph, inputs, ["z", "y_bias_0"])) < 1e-2
+
+
+def scalar():
+    """The mean, on its own and as a factor."""
+    layers = (
+        Reduce(name="mean", inputs=("x",), outputs=("m",), kind="mean", axes=(0, 1)),
+        Reshape(name="flat", inputs=("m",), outputs=("y",), target=()),
+        Binary(name="times", inputs=("x", "y"), outputs=("z",), kind="mul"),
+    )
+    return Graph[Packed]((Input("x", (2, 3)),), ("y", "z"), layers)
+
+
+@pytest.mark.parametrize("precision", coreml.PRECISIONS)
+def test_a_single_number_has_no_axes(precision, path):
+    graph = scalar()
+    coreml.write(graph, path, precision=precision)
+    inputs = seeded_inputs(graph)
+    found, expected = coreml.runner(path)(inputs), reference.run(graph, inputs)
+    assert {name: value.shape for name, value in found.items()} == {"y": (), "z": (2, 3)}
+    assert relative(found, expected) < 1e-2
 
 
 @pytest.mark.parametrize("target", coreml.TARGETS)
@@ -349,6 +387,7 @@ def large_weight():
         (opaque("Hardmax", 13), r"^mystery: Core ML export does not have the ONNX operation Hardmax \(from net.py:3\); only the ONNX export carries it$"),
         (wide(), r"^the value x has 6 axes, \(1, 2, 1, 1, 1, 1\); Core ML has at most 5$"),
         (Graph[Packed]((Input("x", (1, 2), "int64"),), ("x",), ()), r"^input x holds int64; Core ML models here compute with floating-point numbers$"),
+        (Graph[Packed]((Input("x", ()),), ("x",), ()), r"^input x is a single number without axes; Core ML reads arrays of at least one$"),
         (constant(np.array([1, 2])), r"^c: is a constant of int64; Core ML"),
         (constant(np.array([1.0, 1e6])), r"^c: the constant holds 1000000, which does not fit float16 \(largest 65504\)\. Give --precision fp32$"),
         (large_weight(), r"^fc: the weight holds 1000000, which does not fit float16 \(largest 65504\)\. Give --precision fp32$"),
@@ -374,6 +413,19 @@ def test_what_core_ml_does_not_have_is_refused_by_name(graph, sentence, path):
 def test_an_option_that_does_not_exist_is_refused(options, sentence, path):
     with pytest.raises(UsageError, match=sentence):
         coreml.write(small_net(), path, **options)
+
+
+def test_metadata_that_does_not_say_what_the_ends_are_called_is_a_sentence(path):
+    coreml.write(small_net(), path)
+    model = spec(path)
+    for said, error, sentence in (
+        (b'{"version": 1, "inputs": {"x": 3}}', CorruptFileError, "does not say what"),
+        (b"{}", UsageError, "was not written by this rsk"),
+    ):
+        model.description.metadata.userDefined["rsk"] = said.decode()
+        (path / MODEL).write_bytes(model.SerializeToString())
+        with pytest.raises(error, match=f"{path.name}: .*{sentence}"):
+            coreml.runner(path)
 
 
 def test_missing_coremltools_is_named_with_how_to_install_it(path, monkeypatch):

@@ -50,12 +50,6 @@ def _softmax(x: Array, axis: Array) -> Array:
     return np.asarray(powers / powers.sum(int(axis), keepdims=True))
 
 
-def _log_sum_exp(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
-    largest = x.max(axis, keepdims=True)
-    total = np.log(np.exp(x - largest).sum(axis, keepdims=True)) + largest
-    return np.asarray(total if keepdims else total.squeeze(axis))
-
-
 def _reduction(reduce: Callable[..., Array]) -> Callable[..., Array]:
     def run(x: Array, axes: Array | None = None, keep_dims: Array | None = None) -> Array:
         return np.asarray(reduce(x, axis=_axes(x, axes), keepdims=bool(keep_dims is not None and keep_dims)))
@@ -184,6 +178,8 @@ OPERATIONS: Mapping[str, Callable[..., Array]] = {
     "slice_by_index": _slice,
     "gather": _gather,
     "pad": _pad,
+    "expand_dims": lambda x, axes: np.expand_dims(x, _axes(x, axes)),
+    "squeeze": lambda x, axes=None: x.squeeze(None if axes is None else _axes(x, axes)),
     "reshape": lambda x, shape: x.reshape([int(size) for size in shape]),
     "transpose": lambda x, perm: x.transpose([int(axis) for axis in perm]),
     "reduce_mean": _reduction(np.mean),
@@ -192,6 +188,5 @@ OPERATIONS: Mapping[str, Callable[..., Array]] = {
     "reduce_min": _reduction(np.min),
     "reduce_prod": _reduction(np.prod),
     "reduce_l2_norm": _reduction(lambda x, axis, keepdims: np.sqrt(np.square(x).sum(axis=axis, keepdims=keepdims))),
-    "reduce_log_sum_exp": _reduction(_log_sum_exp),
 }
 """By name; ``const``, ``classify`` and the ``constexpr`` operations are the program's own. A cast only has another type, as every result takes its own."""

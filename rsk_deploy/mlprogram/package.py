@@ -36,11 +36,21 @@ BLOB_TYPES = {1: "float16", 2: "float32", 3: "uint8", 4: "int8", 6: "int16", 7: 
 
 @dataclass(frozen=True)
 class Feature:
-    """An input or output: its kind (tensor, image, string, dictionary), and its shape, ranges as ``1..64``."""
+    """An input or output: its kind (tensor, string, dictionary, an image with its layout), and its shape, ranges as ``1..64``."""
 
     name: str
     kind: str
     shape: tuple[int | str, ...] = ()
+
+    @property
+    def is_image(self) -> bool:
+        """Whether pictures go in."""
+        return self.kind.startswith("image")
+
+    @property
+    def layout(self) -> str:
+        """Of a picture: grayscale, rgb or bgr."""
+        return self.kind.removeprefix("image (").removesuffix(")")
 
 
 @dataclass(frozen=True)
