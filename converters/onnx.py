@@ -20,7 +20,7 @@ from rsk_deploy.converters.onnx_body import Body, LayerScope, Node, Sparse
 from rsk_deploy.converters.onnx_layers import write_layer
 from rsk_deploy.converters.onnx_lfsr import write_sequences
 from rsk_deploy.converters.onnx_opset import choose_opset
-from rsk_deploy.errors import MissingExtraError, VerificationError
+from rsk_deploy.errors import VerificationError, needing
 from rsk_deploy.ir import Constant, FloatArray, Graph, Mask, Opaque, Packed
 from rsk_deploy.provenance import provenance, tool_version
 from rsk_deploy.registry import Runner, format_named
@@ -227,16 +227,12 @@ def _description(weight: Packed) -> dict[str, Any]:
 
 
 def _onnx() -> Any:
-    try:
+    with needing("onnx", "onnx", "writing ONNX files"):
         import onnx
-    except ImportError:
-        raise MissingExtraError("onnx", "onnx", "writing ONNX files") from None
     return onnx
 
 
 def _onnxruntime() -> Any:
-    try:
+    with needing("onnxruntime", "onnx", "verifying ONNX files"):
         import onnxruntime
-    except ImportError:
-        raise MissingExtraError("onnxruntime", "onnx", "verifying ONNX files") from None
     return onnxruntime

@@ -7,29 +7,31 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-COMMANDS = Path(sys.executable).parent
+COMMANDS = {  # what runs them with the python that runs this
+    "python": [],
+    "rsk-export": ["-m", "rsk_deploy.cli.export"],
+    "rsk-inspect": ["-m", "rsk_deploy.cli.inspect"],
+}
 
 
-def run(*command: str | Path) -> None:
-    print("\n$", Path(command[0]).name, *command[1:], flush=True)
-    if code := subprocess.run([str(part) for part in command], check=False).returncode:
+def run(command: str, *arguments: str | Path) -> None:
+    print("\n$", command, *arguments, flush=True)
+    if code := subprocess.run([sys.executable, *COMMANDS[command], *map(str, arguments)], check=False).returncode:
         sys.exit(code)
 
 
 def export(folder: Path, model: str, out: str, *options: str) -> None:
-    command = [COMMANDS / "rsk-export", folder / f"{model}.pt", "-o", folder / out, "--sample", folder / "digits-sample.npz", "--force"]
-    run(*command, *options)
+    run("rsk-export", folder / f"{model}.pt", "-o", folder / out, "--sample", folder / "digits-sample.npz", "--force", *options)
 
 
 def main(folder: Path) -> None:
-    run(sys.executable, HERE / "train_digits.py", folder)
+    run("python", Path(__file__).with_name("train_digits.py"), folder)
     export(folder, "digits-psconv", ".", "--format", "onnx,rsk")
     export(folder, "digits-rsk", ".", "--format", "onnx,rsk")
     export(folder, "digits-rsk", "topk", "--format", "onnx,rsk", "--rsk", "topk")
     for model in ("digits-psconv", "digits-rsk"):
         export(folder, model, "dense", "--format", "onnx", "--weights", "dense", "--quiet")
-    run(COMMANDS / "rsk-inspect", folder / "digits-psconv.onnx", "--layers")
+    run("rsk-inspect", folder / "digits-psconv.onnx", "--layers")
     print(f"\n{'file':28} {'bytes':>9}   of dense")
     for model in ("digits-psconv", "digits-rsk"):
         dense = (folder / "dense" / f"{model}.onnx").stat().st_size

@@ -8,13 +8,16 @@ writes digits-rsk.pt, digits-psconv.pt and digits-sample.npz (some held-out imag
 import sys
 from pathlib import Path
 
-import numpy as np
-import torch
-from sklearn.datasets import load_digits
-from torch import nn
+try:
+    import numpy as np
+    import torch
+    from sklearn.datasets import load_digits
+    from torch import nn
 
-from rsk_deploy import zoo
-from rsk_deploy.nn import PSchedule, save_checkpoint
+    from rsk_deploy import zoo
+    from rsk_deploy.nn import PSchedule, save_checkpoint
+except ModuleNotFoundError as error:
+    sys.exit(f'{error}. `make demo` sets up what this example needs, or: pip install scikit-learn "rsk-deploy[torch,onnx]"')
 
 EPOCHS, BATCH, HELD_OUT, SAMPLE = 8, 32, 360, 100
 PREPROCESSING = {"scale": 1 / 16, "repeat_pixels": 2}

@@ -54,5 +54,7 @@ def __dir__() -> list[str]:
 def read(model: Any, **options: Any) -> Graph[Dense]:
     """The folded network of a module, a file or a path; ``options`` are the fields of ``readers.ReadOptions``."""
     from rsk_deploy import readers
+    from rsk_deploy.registry import check_arguments
 
+    check_arguments("rsk_deploy.read", readers.ReadOptions, options)
     return readers.read(model, readers.ReadOptions(**options)).graph

@@ -28,7 +28,7 @@ PACKAGES = (  # package, extra it comes with (None: always there), what it is fo
 
 TOOLS = (  # names of one program, Debian packages that bring it, what it is for
     (("cc", "gcc", "clang"), "gcc", "verifying C"),
-    (("arm-none-eabi-gcc",), "gcc-arm-none-eabi libnewlib-arm-none-eabi", "C for cortex-m4 and cortex-m7: the size of its code"),
+    (("arm-none-eabi-gcc",), "gcc-arm-none-eabi libnewlib-arm-none-eabi", "C for cortex-m4, cortex-m7 and cortex-m55: the size of its code"),
     (("qemu-system-arm",), "qemu-system-arm", "verifying that on an emulated board"),
     (("aarch64-linux-gnu-gcc",), "gcc-aarch64-linux-gnu libc6-dev-arm64-cross", "C for aarch64 and cortex-a53: the size of its code"),
     (("qemu-aarch64-static", "qemu-aarch64"), "qemu-user-static", "verifying that under emulation"),

@@ -45,12 +45,38 @@ class UnsafeFileError(CorruptFileError):
 
 
 class MissingExtraError(RskError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed, and it is not installed or cannot be imported."""
 
     exit_code = 6
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f'{purpose} needs {package}, which is not installed. Run: pip install "rsk-deploy[{extra}]"')
+
+@contextmanager
+def needing(package: str, extra: str, purpose: str) -> Iterator[None]:
+    """A block that imports an optional package: its absence, what it raises instead of being imported, and Ctrl-C meanwhile are told apart."""
+    try:
+        yield
+    except Exception as error:  # what a broken package raises has no common base
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            raise MissingExtraError(f'{purpose} needs {package}, which is not installed. Run: pip install "rsk-deploy[{extra}]"') from error
+        if request := interrupted(error):
+            raise type(request)(*request.args) from error
+        said = f"{type(error).__name__}: {str(error).strip()[:500]}"
+        raise MissingExtraError(
+            f'{purpose} needs {package}, which is installed and cannot be imported: {said}. Run: pip install --force-reinstall "rsk-deploy[{extra}]"'
+        ) from error
+
+
+def interrupted(error: BaseException | None) -> KeyboardInterrupt | SystemExit | None:
+    """The Ctrl-C, or other request to end, that somebody made the error of: extension modules turn one that arrives in their first lines into an
+    ImportError, and torch fails an assertion on its way out of what it was tracing.
+    """
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            return error
+        seen.append(error)
+        error = error.__context__ if error.__cause__ is None else error.__cause__
+    return None
 
 
 @contextmanager

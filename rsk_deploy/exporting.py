@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from rsk_deploy.ir import Dense, FloatArray, Graph, Packed
 from rsk_deploy.ir.weights import EMPTY
 from rsk_deploy.packing import pack
 from rsk_deploy.readers import ReadOptions, Source, read
-from rsk_deploy.registry import CONVERTERS, SUFFIXES, Footprint, converter_named, known
+from rsk_deploy.registry import CONVERTERS, SUFFIXES, Footprint, check_arguments, converter_named, known
 from rsk_deploy.rewrite import lower_for, record_of
 from rsk_deploy.samples import Sample, read_sample
 from rsk_deploy.verify import Tolerance, Verification, Written, verify_file
@@ -59,19 +60,49 @@ def export(
 ) -> ExportResult:
     """Export a model, a path to one, or a graph to ``path`` (its suffix is the format unless given), verified.
 
-    ``lower`` (auto, none, always, or a runtime) asks for structured convolutions as sums of dense ones, see ``rsk_deploy.rewrite``; a graph
-    that is packed already stays as it is. ``read_options`` are those of ``rsk.read``; ``options`` are the target's own (``{"opset": 17}``).
-    A file that already exists is kept until the new one is verified, and replaced only with ``force``.
+    ``lower`` (auto, none, always, or a runtime) asks for structured convolutions as sums of dense ones, see ``rsk_deploy.rewrite``. A graph
+    that is packed already stays as it is: ``weights``, ``half`` and ``lower`` are for others. ``read_options`` are those of ``rsk.read``;
+    ``options`` are the target's own (``{"opset": 17}``). A file that already exists is kept until the new one is verified, and replaced only
+    with ``force``.
     """
-    source = _graph_source(model) if isinstance(model, Graph) else read(model, ReadOptions(**read_options))
     path = Path(path)
-    suffix = path.suffix.lstrip(".")
-    named = next((name for name, other in SUFFIXES.items() if other == suffix), suffix)
-    name = known(CONVERTERS, format or named, "export format")
+    name = _format_of(path, format)
+    _check_options(name, read_options)
+    if tolerance is not None and not isinstance(tolerance, Tolerance):
+        raise UsageError(f"tolerance is {tolerance!r}; give a rsk_deploy.verify.Tolerance(atol=…, rtol=…)")
+    if isinstance(model, Graph):
+        _refuse_what_is_settled(model, {**read_options, "weights": weights != "auto", "half": half, "lower": lower != "auto"})
+    source = _graph_source(model) if isinstance(model, Graph) else read(model, ReadOptions(**read_options))
     packed = model if isinstance(model, Graph) and is_packed(model) else planned(source.graph, [name], weights, half=half, lower=lower)[name]
     if sample is not None and not isinstance(sample, Sample):
         sample = read_sample(Path(sample), packed)
-    return write(packed, path, name, source=source if verify else None, tolerance=tolerance, sample=sample, force=force, options=options or {})
+    proof = source if verify else None
+    with written(packed, path, name, source=proof, tolerance=tolerance, sample=sample, force=force, options=options or {}) as result:
+        return result
+
+
+def _format_of(path: Path, format: str | None) -> str:
+    """The format that is asked for, or that the suffix says."""
+    suffix = path.suffix.lstrip(".")
+    if not suffix and format is None:
+        raise UsageError(f"{path}: has no suffix that says its format; give format= one of {', '.join(CONVERTERS)}")
+    named = next((name for name, other in SUFFIXES.items() if other == suffix), suffix)
+    return known(CONVERTERS, format or named, "export format")
+
+
+def _check_options(format: str, given: Mapping[str, Any]) -> None:
+    """Refuse options that are none of reading; those of the format have their own place."""
+    if own := sorted(set(given) & converter_named(format).OPTIONS):
+        raise UsageError(f"{own[0]!r} is an option of format {format}: give it as options={{{own[0]!r}: {given[own[0]]!r}}}")
+    check_arguments("rsk_deploy.export", ReadOptions, given, also=[*signature(export).parameters][2:-1])
+
+
+def _refuse_what_is_settled(graph: Graph[Any], given: Mapping[str, Any]) -> None:
+    """Refuse what a graph does not hear: how a model is read, and how weights are stored that are packed."""
+    asked = [name for name, value in given.items() if value is not None and value is not False]
+    unheard = [name for name in asked if name not in ("weights", "half", "lower") or is_packed(graph)]
+    if unheard:
+        raise UsageError(f"{unheard[0]!r} changes nothing here: the graph has been {'packed' if is_packed(graph) else 'read'}. Leave it out")
 
 
 def planned(
@@ -102,12 +133,6 @@ def is_packed(graph: Graph[Any]) -> bool:
     return all(isinstance(layer.weight, Packed) for layer in graph.weighted())
 
 
-def write(graph: Graph[Packed], path: Path, format: str, **arguments: Any) -> ExportResult:
-    """Write one file, as ``written`` does with these arguments. Nothing is left under ``path`` otherwise."""
-    with written(graph, path, format, **arguments) as result:
-        return result
-
-
 @contextmanager
 def written(
     graph: Graph[Packed],
@@ -118,9 +143,13 @@ def written(
     tolerance: Tolerance | None = None,
     sample: Sample | None = None,
     force: bool = False,
+    dry_run: bool = False,
     options: Mapping[str, Any] = EMPTY,
 ) -> Iterator[ExportResult]:
-    """One whole file, with ``source`` only if it computes the same: it takes its place when the block ends without an exception."""
+    """One whole file, with ``source`` only if it computes the same: it takes its place when the block ends without an exception.
+
+    A ``dry_run`` does the same up to there, where it throws the file away.
+    """
     converter = converter_named(format)
     if foreign := sorted(set(options) - converter.OPTIONS):
         raise UsageError(f"--format {format} has no option {foreign[0]!r}; it has {', '.join(sorted(converter.OPTIONS)) or 'none'}")
@@ -129,7 +158,7 @@ def written(
         own["sample"] = sample.inputs
     start = time.perf_counter()
     verification = None
-    with staged(path, force) as temporary:
+    with staged(path, force, folder=format in SUFFIXES, dry_run=dry_run) as temporary:
         with about(str(path)):
             footprint = converter.write(graph, temporary, **own) or Footprint()
             if source:

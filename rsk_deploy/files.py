@@ -6,8 +6,9 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rsk_deploy.errors import UsageError
@@ -19,41 +20,50 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def atomic(path: Path, force: bool = False) -> Iterator[Path]:
-    """A path of the same name in a hidden folder beside ``path``; what is written there takes its place when the block ends without an exception.
+    """A path of the same name in a hidden folder beside ``path``; the file written there takes its place when the block ends without an exception.
 
-    A writer may make it a folder, and may put further files next to it (``net.onnx.data``): they move with it. Until then old
-    files keep their names, and they are only replaced with ``force``; a folder only if all that it holds is replaced. After an
-    exception, Ctrl-C included, nothing is left. What the system refuses is a UsageError.
+    A writer may put further files next to it (``net.onnx.data``): they move with it. Until then old files keep their names, and they are
+    only replaced with ``force``. After an exception, Ctrl-C included, nothing is left. What the system refuses is a UsageError.
     """
-    with staged(path, force) as temporary:
+    with staged(path, force, folder=False) as temporary:
         yield temporary
         settle(temporary, path, force)
 
 
 @contextmanager
-def staged(path: Path, force: bool) -> Iterator[Path]:
-    """``atomic`` for a block that calls ``settle`` itself once the file is whole, and may go on for as long as others have to be whole too."""
-    check(path, force)
-    folder = path.with_name(f".{path.name[:40]}.partial-{secrets.token_hex(4)}")
-    temporary = folder / path.name
-    try:
-        folder.mkdir()
-        yield temporary
-        for file in beside(temporary):
-            take_place(file, path.with_name(file.name))
-    except OSError as error:
-        if error.filename is not None and folder not in (Path(error.filename), *Path(error.filename).parents):
-            raise
-        raise UsageError(f"{path}: {reason(error, folder)}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def staged(path: Path, force: bool, *, folder: bool, dry_run: bool = False) -> Iterator[Path]:
+    """``atomic`` for a block that calls ``settle`` itself once the file is whole, and may go on for as long as others have to be whole too.
+
+    It may be a ``folder``, which replaces another only if it has all that the other holds. A ``dry_run`` writes where the system keeps
+    temporary files, and moves nothing.
+    """
+    check(path, force, folder=folder)
+    if not dry_run:
+        check_folder(path)
+    with tempfile.TemporaryDirectory() if dry_run else nullcontext(path.parent) as home:
+        hidden = Path(home) / f".{path.name[:40]}.partial-{secrets.token_hex(4)}"
+        temporary = hidden / path.name
+        try:
+            hidden.mkdir()
+            yield temporary
+            for file in () if dry_run else beside(temporary):
+                take_place(file, path.with_name(file.name))
+        except OSError as error:
+            if error.filename is not None and hidden not in (Path(error.filename), *Path(error.filename).parents):
+                raise
+            raise UsageError(f"{path}: {reason(error, hidden)}") from error
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def settle(temporary: Path, path: Path, force: bool) -> None:
     """All that can refuse a whole file its place, but for the move."""
     mode = temporary.parent.stat().st_mode & 0o666  # what the umask allows; some writers make their files private
     for file in beside(temporary):
-        check(path.with_name(file.name), force, by=file)
+        target = path.with_name(file.name)
+        check(target, force, folder=file.is_dir())
+        if target.is_dir():
+            check_content(target, file)
         for part in contents(file):
             part.chmod(mode)
             with part.open("rb+") as opened:
@@ -89,20 +99,39 @@ def take_place(new: Path, path: Path) -> None:
         raise
 
 
-def check(path: Path, force: bool, by: Path | None = None) -> None:
-    """Refuse a target that cannot be replaced, or should not be; ``by`` is what will replace it, once it is there."""
+def check(path: Path, force: bool, *, folder: bool) -> None:
+    """Refuse a place that a file, or a ``folder``, cannot take or should not."""
+    if not os.path.lexists(path):
+        return
+    if not path.is_file() and not path.is_dir():
+        raise UsageError(f"{path}: is a device, a pipe or a link to nothing; a model is written to a plain file")
+    if path.is_dir() != folder:
+        there, new = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
+        raise UsageError(f"{path}: is {there}, and {new} is to be written there; move it elsewhere, or write to another place")
+    if not force:
+        raise UsageError(f"{path}: exists already and is kept. Give --force (force=True) to replace it once the new one is complete, or write to another place")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a place in no folder."""
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} {'is not a folder' if os.path.lexists(path.parent) else 'does not exist'}; make it first")
-    if path.is_dir() and by is not None:
-        if not by.is_dir():
-            raise UsageError(f"{path}: is a folder; give the name of a file in it")
-        new = {file.relative_to(by).with_suffix("") for file in contents(by)}
-        if foreign := [file for file in contents(path) if file.relative_to(path).with_suffix("") not in new and not file.name.startswith(OURS)]:
-            raise UsageError(f"{path}: holds {foreign[0].relative_to(path)}, which the new folder does not have; move it elsewhere or choose another folder")
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise UsageError(f"{path}: is a device or a pipe; a model is written to a plain file")
-    if path.exists() and not force:
-        raise UsageError(f"{path}: exists already and is kept. Give --force (force=True) to replace it once the new file is complete")
+
+
+def check_content(path: Path, by: Path) -> None:
+    """Refuse to replace a folder that holds what ``by`` does not: somebody's own files, or an export under another name."""
+    new = {file.relative_to(by).with_suffix("") for file in contents(by)}
+    old = [file.relative_to(path) for file in contents(path) if not file.name.startswith(OURS)]
+    if foreign := [file for file in old if file.with_suffix("") not in new]:
+        raise UsageError(f"{path}: {held(foreign, whole=foreign == old)}; move it elsewhere or choose another folder")
+
+
+def held(foreign: Sequence[Path], *, whole: bool) -> str:
+    """What is in the way; ``whole`` if it is all that the folder holds beside files that are ours."""
+    name = foreign[0].stem
+    if whole and {file.stem for file in foreign} == {name} and Path(f"{name}.h") in foreign:
+        return f"holds an export named {name}, which --name {name} replaces and one of another name does not"
+    return f"holds {foreign[0]}, which the new folder does not have"
 
 
 def reason(error: OSError, folder: Path) -> str:

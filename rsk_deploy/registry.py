@@ -52,7 +52,7 @@ CONVERTERS = {
 """Targets of an export, by the name that ``--format`` takes. The suffix of the file is the same word, but for those in SUFFIXES."""
 
 SUFFIXES = {"c": "csource", "coreml": "mlpackage"}
-"""Suffixes of files and folders that are not called as their format."""
+"""Suffixes of the formats that are folders; they are not called as their format."""
 
 READERS = {
     ".onnx": "rsk_deploy.readers.onnx",
@@ -162,7 +162,7 @@ def known(table: Mapping[str, str], name: str, what: str) -> str:
     """``name`` if the table has it; else a UsageError that lists the names and the nearest."""
     if name in table:
         return name
-    near = difflib.get_close_matches(name, table, n=1)
+    near = difflib.get_close_matches(name.lower(), table, n=1)
     raise UsageError(f"unknown {what} {name!r}; known are {', '.join(table) or 'none'}" + (f". Did you mean {near[0]!r}?" if near else "."))
 
 
@@ -175,7 +175,7 @@ def check_arguments(what: str, function: Callable[..., Any], given: Collection[s
     if any(entry.kind is entry.VAR_KEYWORD for entry in parameters):
         return
     named = [entry for entry in parameters if entry.kind in (entry.POSITIONAL_OR_KEYWORD, entry.KEYWORD_ONLY)]
-    takes = [entry.name if entry.default is entry.empty else f"{entry.name}={entry.default!r}" for entry in named]
+    takes = [entry.name if entry.default is entry.empty or "<" in repr(entry.default) else f"{entry.name}={entry.default!r}" for entry in named]
     told = f"it takes {', '.join([*takes, *also]) or 'none'}"
     names = [*(entry.name for entry in named), *also]
     for name in given:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsk_deploy.errors import CorruptFileError, UsageError, about
-from rsk_deploy.ir import Graph, Input
+from rsk_deploy.ir import Graph, Input, Shape
 
 LABELS = "labels"
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -37,14 +37,13 @@ def read_sample(path: Path, graph: Graph[Any]) -> Sample:
             arrays = {names[0]: next(iter(arrays.values()))}
         if sorted(arrays) != sorted(names):
             raise UsageError(f"holds {sorted(arrays)}, the model's inputs are {sorted(names)}")
-        for entry in graph.inputs:
-            _check_input(entry, arrays[entry.name])
+        inputs = {entry.name: _checked_input(entry, arrays[entry.name]) for entry in graph.inputs}
         rows = {entry.name: len(arrays[entry.name]) for entry in _cut(graph)}
         if len({rows[entry.name] / entry.at(1)[0] for entry in _cut(graph)}) > 1:
             raise UsageError(f"the arrays have different numbers of rows: {rows}")
         if labels is not None:
-            _check_labels(labels, next(iter(rows.values()), 1))
-        return Sample({entry.name: arrays[entry.name].astype(entry.dtype) for entry in graph.inputs}, labels)
+            _check_labels(labels, next(iter(rows.values()), 1), graph.shapes()[graph.outputs[0]])
+        return Sample(inputs, labels)
 
 
 def batches(inputs: Mapping[str, NDArray[Any]], graph: Graph[Any], size: int = 16) -> Iterator[Arrays]:
@@ -76,15 +75,24 @@ def _loaded(path: Path, graph: Graph[Any]) -> Arrays:
         raise CorruptFileError(f"is no .npy or .npz file of plain arrays ({error})") from error
 
 
-def _check_input(entry: Input, array: NDArray[Any]) -> None:
+def _checked_input(entry: Input, array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind not in "biuf":
         raise UsageError(f"{entry.name!r} holds {array.dtype}; inputs are real numbers")
     if array.shape[1:] != entry.shape[1:] or array.ndim != len(entry.shape) or array.size == 0:
         raise UsageError(f"input {entry.name!r} has shape {array.shape}; the model takes {('any', *entry.shape[1:])}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = array.astype(entry.dtype)
+    if len(wrong := np.argwhere(~(np.isfinite(array) & np.isfinite(values)))):
+        raise UsageError(
+            f"input {entry.name!r} holds {array[tuple(wrong[0])]} at {wrong[0].tolist()}; give finite {entry.dtype}, as the network will see them in use"
+        )
+    return values
 
 
-def _check_labels(labels: NDArray[Any], rows: int) -> None:
+def _check_labels(labels: NDArray[Any], rows: int, scores: Shape) -> None:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise UsageError(f"{LABELS!r} holds {labels.dtype} of shape {labels.shape}; it is the number of the true class, one for each row")
     if len(labels) != rows:
         raise UsageError(f"the arrays have different numbers of rows: {rows}, and {len(labels)} labels")
+    if len(scores) == 2 and (labels.min() < 0 or labels.max() >= scores[1]):
+        raise UsageError(f"{LABELS!r} go from {labels.min()} to {labels.max()}; the network's classes are 0 to {scores[1] - 1}")

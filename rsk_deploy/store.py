@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsk_deploy import codec
-from rsk_deploy.errors import CorruptFileError, MissingExtraError, UsageError, about
+from rsk_deploy.errors import CorruptFileError, UsageError, about, needing
 from rsk_deploy.files import atomic
 from rsk_deploy.ir import Graph, Json, Packed
 from rsk_deploy.ir.layers import MAX_ELEMENTS
@@ -234,8 +234,6 @@ def parse(text: str) -> Any:
 
 def safetensors() -> ModuleType:
     """The library, imported on first use."""
-    try:
+    with needing("safetensors", "all", "A .rsk file"):
         import safetensors.numpy
-    except ImportError as error:
-        raise MissingExtraError("safetensors", "all", "A .rsk file") from error
     return safetensors

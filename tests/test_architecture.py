@@ -45,7 +45,7 @@ ALLOWED = {  # room → rooms whose code it may import
     "runtime": CORE | {"registry", "packing", "rewrite", "store", "files"},
     "cli": CORE
     | {"registry", "readers", "packing", "reporting", "exporting", "inspect", "verify", "comparing", "samples", "diff", "doctor", "provenance"}
-    | {"mlprogram", "rewrite"},
+    | {"mlprogram", "rewrite", "files"},
     "__init__": CORE | {"runtime", "registry", "readers", "packing", "reporting", "store", "exporting", "verify", "comparing"},
 }
 HEAVY = {"torch", "onnx", "onnxruntime", "onnxscript", "scipy", "safetensors", "openvino", "typer", "rich", "coremltools", "matplotlib", "sympy"}
@@ -79,6 +79,12 @@ def test_optional_packages_are_imported_where_they_are_needed(path, room):
     top = ast.Module([node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
     heavy = {name.split(".")[0] for name in imported(top)} & HEAVY
     assert heavy <= MAY_IMPORT_AT_TOP.get(room, set())
+
+
+@pytest.mark.parametrize(("path", "room"), list(sources()))
+def test_what_cannot_be_imported_is_told_in_one_place(path, room):
+    handlers = [ast.unparse(node.type) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ExceptHandler) and node.type]
+    assert not [caught for caught in handlers if "ImportError" in caught or "ModuleNotFoundError" in caught], "use errors.needing"
 
 
 @pytest.mark.parametrize("table", ["FORMATS", "MASKS", "CONVERTERS", "READERS"])

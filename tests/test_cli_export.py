@@ -88,9 +88,60 @@ def test_json_is_one_document(checkpoints, tmp_path):
     assert all(file["verification"][which]["outputs"] for file in document["files"] for which in ("comparison", "runtime"))
 
 
-def test_a_dry_run_writes_nothing(checkpoints, tmp_path):
-    result = export(checkpoints["psconv"], "--format", "onnx", "-o", tmp_path / "new", "--dry-run")
+def test_a_dry_run_writes_nothing_and_tells_the_same(checkpoints, tmp_path):
+    arguments = [checkpoints["psconv"], "--format", "onnx,c", "-o", tmp_path / "new", "--dry-run"]
+    result = export(*arguments)
     assert result.exit_code == 0
+    assert f"would write {tmp_path / 'new' / 'psconv.onnx'}" in result.stdout
+    assert result.stdout.count("against the model") == 3
+    assert "✔" not in result.stdout
+    assert "Next" not in result.stdout
+    document = json.loads(export(*arguments, "--json").stdout)
+    assert (document["files"], [file["format"] for file in document["planned"]]) == ([], ["onnx", "c"])
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("run", [[], ["--dry-run"]], ids=["real", "dry"])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--max-flash", "1q"], "--max-flash 1q: write a number of bytes, as in 65536, 64k or 1M"),
+        (["--max-flash", "3k"], "--max-flash 3k allows 3,072 bytes"),
+        (["--name", "class"], "'class' is no name for a C function"),
+        (["--dtype", "int8"], "--dtype int8 needs --sample"),
+        (["--name", "other", "--force"], "holds an export named net"),
+        ([], "exists already and is kept. Give --force"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_real_one_does(checkpoints, tmp_path, run, arguments, sentence):
+    old = tmp_path / "psconv.csource"
+    if not arguments or "--force" in arguments:
+        old.mkdir()
+        for name in ("net.c", "net.h", "rsk_conv.h"):
+            (old / name).touch()
+    before = left_in(tmp_path)
+    result = export(checkpoints["psconv"], "--format", "c", "-o", tmp_path, "--no-verify", *arguments, *run)
+    assert result.exit_code == 2, result.output
+    assert sentence in result.stderr
+    assert left_in(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--format", "onxx"], 2, "unknown export format 'onxx'"),
+        (["--format", "rsk", "--nonsense"], 2, "No such option: --nonsense"),
+        (["--format", "rsk", "--opset", "many"], 2, "--opset"),
+        (["--format", "rsk", "--arch", "absent:net", "--input-shape", "1,3,16,16"], 2, "absent"),
+        (["--format", "c", "--max-flash", "1"], 2, "bytes of flash"),
+    ],
+)
+def test_a_refusal_is_a_document_where_one_was_asked_for(checkpoints, tmp_path, arguments, code, sentence):
+    result = export(checkpoints["psconv"], "-o", tmp_path, "--json", *arguments)
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["exit"]) == (code, code)
+    assert sentence in document["error"]
+    assert result.stderr
     assert left_in(tmp_path) == []
 
 
@@ -137,8 +188,7 @@ def test_a_refusal_of_one_file_leaves_none_of_them(checkpoints, tmp_path, format
     out = tmp_path / "new" / "out"
     result = export(checkpoints["psconv"], "--format", formats, "-o", out)
     assert result.exit_code == 3
-    files = ", ".join(str(out / f"psconv.{name}") for name in formats.split(","))
-    assert f"Nothing is written, since one of {files} is refused" in result.stderr
+    assert f"Since {out / 'psconv.onnx'} is refused, {out / 'psconv.rsk'} is not written either" in result.stderr
     assert "✔" not in result.stdout
     assert left_in(tmp_path) == []
 
@@ -227,6 +277,7 @@ def test_the_model_itself_is_never_overwritten(checkpoints, tmp_path):
 
 USAGE = [
     (["--format", "onxx"], "Did you mean 'onnx'?"),
+    (["--format", "ONNX"], "Did you mean 'onnx'?"),
     (["--format", "onnx", "--opset", "99"], f"to {HIGHEST}"),
     (["--format", "onnx", "--opset", "12"], f"to {LOWEST}"),
     (["--format", "rsk", "--opset", "18"], "--opset is an option of --format onnx"),
@@ -286,13 +337,55 @@ def test_a_truncated_checkpoint_is_a_sentence(checkpoints, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "sentence"), [("file/out", "is a file; choose another folder"), ("/proc/out", "cannot make this folder"), ("a" * 300, "too long")]
+    ("place", "sentence"),
+    [
+        ("file", "/file is a file; choose another folder"),
+        ("file/out", "/file/out: {}/file is a file; choose another folder"),
+        ("/proc/out", "cannot make this folder"),
+        ("a" * 300, "too long"),
+    ],
 )
 def test_a_folder_that_cannot_be_made_is_a_sentence(onnx_model, tmp_path, place, sentence):
     (tmp_path / "file").touch()
     result = export(onnx_model, "--format", "rsk", "-o", tmp_path / place)
     assert result.exit_code == 2
-    assert sentence in result.stderr
+    assert sentence.format(tmp_path) in result.stderr
+    assert result.stderr.count("is a file") < 2
+
+
+@pytest.mark.parametrize(("format", "name", "there"), [("rsk", "net.rsk", "a folder"), ("c", "net.csource", "a file")])
+@pytest.mark.parametrize("force", [[], ["--force"]], ids=["kept", "forced"])
+def test_a_folder_in_the_place_of_a_file_is_refused_before_the_model_is_read(onnx_model, tmp_path, format, name, there, force, monkeypatch):
+    (tmp_path / name).mkdir() if there == "a folder" else (tmp_path / name).touch()
+    monkeypatch.setattr("rsk_deploy.cli.export.read", None)
+    result = export(onnx_model, "--format", format, "-o", tmp_path, *force)
+    assert result.exit_code == 2
+    assert f"{name}: is {there}, and " in result.stderr
+
+
+def test_the_work_goes_on_when_the_reader_of_a_pipe_has_gone(onnx_model, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run([*COMMAND, onnx_model, "--format", "rsk", "-o", tmp_path], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert left_in(tmp_path) == ["net.rsk"]
+
+
+@pytest.mark.parametrize("close", [{"stdout": 1}, {"stderr": 2}, {"stdin": 0, "stdout": 1, "stderr": 2}], ids=", ".join)
+def test_a_command_works_without_standard_streams(onnx_model, tmp_path, close):
+    arguments = [*COMMAND, onnx_model, "--format", "onnx", "-o", tmp_path]
+    result = subprocess.run(arguments, preexec_fn=lambda: [os.close(number) for number in close.values()], check=False)
+    assert result.returncode == 0
+    assert left_in(tmp_path) == ["net.onnx"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], []], ids=["help", "export"])
+def test_what_an_encoding_lacks_is_a_question_mark(onnx_model, tmp_path, arguments):
+    command = [*COMMAND, onnx_model, "--format", "rsk", "-o", tmp_path, *arguments]
+    result = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "latin-1"}, check=False)
+    assert result.returncode == 0, result.stderr
+    assert b"?" in result.stdout
 
 
 def test_output_that_cannot_be_printed_is_a_sentence(onnx_model, tmp_path):

@@ -27,34 +27,51 @@ def test_a_full_disk_leaves_nothing(onnx_model, tmp_path, formats):
 
 VERIFY_FOREVER = """
 import sys, time
-from rsk_deploy.cli.export import main
+from rsk_deploy.cli import run_export
 from rsk_deploy.converters import onnx
 
 def runner(*_):
-    open(sys.argv[-1], "w").close()
+    open(place, "w").close()
     time.sleep(60)
 
 onnx.runner = runner
-main(sys.argv[1:-1])
+place = sys.argv.pop()
+run_export()
 """
 
 
 def listen():
-    """Ctrl-C arrives even where the tests run in the background of a shell, which ignores it."""
+    """Ctrl-C arrives even where the tests run in the background of a shell, which ignores it; the end of a terminal even under nohup."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def test_an_interrupt_leaves_nothing(onnx_model, tmp_path):
-    arguments = [sys.executable, "-c", VERIFY_FOREVER, onnx_model, "--format", "onnx", "-o", tmp_path / "out", tmp_path / "verifying"]
+def asked_to_end(program, model, folder, number):
+    """What an export says on stderr that gets a signal while it verifies, and its exit code."""
+    arguments = [sys.executable, "-c", program, model, "--format", "onnx", "-o", folder / "out", folder / "verifying"]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     deadline = time.monotonic() + 100
-    while not (tmp_path / "verifying").exists() and time.monotonic() < deadline:
+    while not (folder / "verifying").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted" in stderr
+    return stderr, process.returncode
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_request_to_end_leaves_nothing(onnx_model, tmp_path, number, code):
+    stderr, returned = asked_to_end(VERIFY_FOREVER, onnx_model, tmp_path, number)
+    assert returned == code
+    assert ("interrupted" in stderr) == (number == signal.SIGINT)
     assert "Traceback" not in stderr
+    assert left_in(tmp_path) == ["verifying"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_request_to_end_is_told_from_what_a_library_makes_of_it(onnx_model, tmp_path, number, code):
+    failing = VERIFY_FOREVER.replace("    time.sleep(60)", "    try:\n        time.sleep(60)\n    finally:\n        assert not 'the mode stack is empty'")
+    stderr, returned = asked_to_end(failing, onnx_model, tmp_path, number)
+    assert (returned, stderr) == (code, "error: interrupted; nothing half-written is left\n")
     assert left_in(tmp_path) == ["verifying"]
 
 
@@ -78,19 +95,23 @@ def test_an_interrupt_while_the_command_is_loaded_is_a_sentence_too():
     assert result.stderr == "error: interrupted before anything was written\n"
 
 
-def test_an_interrupt_is_not_lost_in_an_import_that_swallows_exceptions():
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)])
+def test_a_request_to_end_is_not_lost_in_an_import_that_swallows_exceptions(number, error):
     reached = []
+
+    def end(*_):
+        raise error
 
     def hold():
         with interrupts_held():
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
             reached.append("the end of the import")
 
-    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
+    outer = signal.signal(number, end)
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(error):
             hold()
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(number) is end
     finally:
-        signal.signal(signal.SIGINT, outer)
+        signal.signal(number, outer)
     assert reached

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rsk_deploy.errors import UsageError, VerificationError
-from rsk_deploy.files import atomic, size_of
+from rsk_deploy.files import atomic, settle, size_of, staged
 
 
 def write(path, force=False, then=lambda: None):
@@ -69,11 +69,12 @@ def test_a_file_beside_it_replaces_an_old_one_only_with_force(tmp_path):
 
 def write_folder(path, force=False, content="new", then=lambda: None):
     """Write a folder in which something happens before it is finished."""
-    with atomic(path, force) as temporary:
+    with staged(path, force, folder=True) as temporary:
         (temporary / "Data").mkdir(parents=True)
         (temporary / "Manifest.json").write_text(content)
         (temporary / "Data" / "weights").write_text(content)
         then()
+        settle(temporary, path, force)
 
 
 def read_folder(path):
@@ -146,7 +147,7 @@ def test_after_an_exception_the_old_file_is_there_and_nothing_else(tmp_path, err
 def test_an_existing_file_is_kept_without_force_and_replaced_with_it(tmp_path):
     path = tmp_path / "net.rsk"
     path.write_text("old")
-    with pytest.raises(UsageError, match=r"net\.rsk: exists already and is kept\. Give --force .* once the new file is complete"):
+    with pytest.raises(UsageError, match=r"net\.rsk: exists already and is kept\. Give --force .* once the new one is complete"):
         write(path)
     assert path.read_text() == "old"
     write(path, force=True)
@@ -186,17 +187,19 @@ def test_a_writer_that_replaces_the_temporary_file_is_fine(tmp_path):
     [
         ("missing/net.rsk", "the folder .*missing does not exist; make it first"),
         ("file/net.rsk", "the folder .*file is not a folder"),
-        ("folder.rsk", "is a folder; give the name of a file in it"),
-        ("/dev/null", "is a device or a pipe"),
+        ("folder.rsk", "is a folder, and a file is to be written there; move it elsewhere, or write to another place"),
+        ("/dev/null", "is a device, a pipe or a link to nothing; a model is written to a plain file"),
+        ("link.rsk", "is a device, a pipe or a link to nothing"),
         ("/proc/net.rsk", "cannot be written: .*Choose a folder that you can write to"),
     ],
 )
 def test_a_place_that_cannot_hold_a_file_is_refused(tmp_path, path, said):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.rsk").mkdir()
+    (tmp_path / "link.rsk").symlink_to("nothing")
     with pytest.raises(UsageError, match=f"^{tmp_path / path}: {said}"):
         write(tmp_path / path, force=True)
-    assert sorted(os.listdir(tmp_path)) == ["file", "folder.rsk"]
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.rsk", "link.rsk"]
 
 
 def test_a_full_disk_is_said_with_the_bytes_that_fitted(tmp_path):
@@ -219,11 +222,12 @@ def test_an_error_about_another_file_is_not_taken_for_ours(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def write_files(path, names, force=False):
-    with atomic(path, force) as temporary:
+def write_files(path, names, force=False, dry_run=False):
+    with staged(path, force, folder=True, dry_run=dry_run) as temporary:
         temporary.mkdir()
         for name in names:
             (temporary / name).write_text("new")
+        settle(temporary, path, force)
 
 
 def test_a_folder_takes_its_name_when_it_is_finished_and_replaces_an_old_one_with_force(tmp_path):
@@ -249,3 +253,39 @@ def test_what_an_earlier_export_left_is_replaced(tmp_path):
     write_files(path, ["net.c", "net.bin", "rsk_conv.h"])
     write_files(path, ["net.c", "rsk_conv_s8.h"], force=True)
     assert sorted(os.listdir(path)) == ["net.c", "rsk_conv_s8.h"]
+
+
+@pytest.mark.parametrize("mine", [["main.c"], ["main.c", "main.h"]], ids=" ".join)
+def test_files_of_a_user_in_an_export_are_not_called_one(tmp_path, mine):
+    write_files(tmp_path / "net.csource", ["net.c", "net.h", "rsk_conv.h", *mine])
+    with pytest.raises(UsageError, match=r"holds main\.c, which the new folder does not have"):
+        write_files(tmp_path / "net.csource", ["net.c", "net.h", "rsk_conv.h"], force=True)
+
+
+def test_an_export_under_another_name_is_kept_and_named(tmp_path):
+    path = tmp_path / "net.csource"
+    write_files(path, ["net.c", "net.h", "rsk_conv.h"])
+    with pytest.raises(UsageError, match="holds an export named net, which --name net replaces and one of another name does not; move it elsewhere or choose"):
+        write_files(path, ["other.c", "other.h", "rsk_conv.h"], force=True)
+    assert sorted(os.listdir(path)) == ["net.c", "net.h", "rsk_conv.h"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_in_the_place_of_a_folder_is_kept(tmp_path, force):
+    (tmp_path / "net.csource").write_text("mine")
+    with pytest.raises(UsageError, match=r"net\.csource: is a file, and a folder is to be written there; move it elsewhere"):
+        write_files(tmp_path / "net.csource", ["a"], force=force)
+    assert (tmp_path / "net.csource").read_text() == "mine"
+
+
+def test_a_dry_run_refuses_the_same_and_leaves_nothing(tmp_path):
+    write_files(tmp_path / "missing" / "net.csource", ["a"], dry_run=True)
+    path = tmp_path / "net.csource"
+    write_files(path, ["a", "mine"])
+    with pytest.raises(UsageError, match="exists already"):
+        write_files(path, ["a"], dry_run=True)
+    with pytest.raises(UsageError, match="holds mine"):
+        write_files(path, ["a"], force=True, dry_run=True)
+    write_files(path, ["a", "mine", "b"], force=True, dry_run=True)
+    assert os.listdir(tmp_path) == ["net.csource"]
+    assert sorted(os.listdir(path)) == ["a", "mine"]

@@ -1,6 +1,9 @@
 import contextlib
 import importlib.util
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +68,13 @@ def test_in_8_bits_a_trained_network_keeps_its_accuracy_on_a_microcontroller(dig
     assert found.elsewhere.passed, found.not_elsewhere
     assert found.accuracy > found.original_accuracy - 0.02
     assert found.drift.outputs[0].top1_agreement > 0.97
+
+
+@pytest.mark.parametrize("example", ["train_digits.py", "demo.py"])
+def test_an_example_without_what_it_needs_says_how_to_get_it(tmp_path, example):
+    (tmp_path / "sklearn.py").write_text("raise ModuleNotFoundError(\"No module named 'sklearn'\", name='sklearn')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, Path(__file__).parent.parent / "examples" / example, tmp_path / "demo"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path})
+    said = "No module named 'sklearn'. `make demo` sets up what this example needs, or: pip install scikit-learn \"rsk-deploy[torch,onnx]\"\n"
+    assert (result.returncode, result.stderr) == (1, said)

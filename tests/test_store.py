@@ -224,8 +224,22 @@ def test_a_rsk_file_is_ours_by_its_name(tmp_path, name, ours):
     assert store.is_ours(tmp_path / name) is ours
 
 
+def finder_of_all_but(package):
+    """A finder that knows that a package is not there."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, *_):
+            if name == package:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    return Finder
+
+
 def test_a_missing_safetensors_is_said_with_the_command_to_run(path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    for name in [name for name in sys.modules if name.split(".")[0] == "safetensors"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [finder_of_all_but("safetensors"), *sys.meta_path])
     with pytest.raises(MissingExtraError, match=r'A \.rsk file needs safetensors, .*pip install "rsk-deploy'):
         store.load(path)
 

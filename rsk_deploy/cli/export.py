@@ -19,6 +19,7 @@ from rsk_deploy.cli.console import Steps, app, say, size, terminal_width
 from rsk_deploy.comparing import OutputComparison
 from rsk_deploy.errors import RskError, UsageError
 from rsk_deploy.exporting import ExportResult, planned, written
+from rsk_deploy.files import check
 from rsk_deploy.ir import Graph, Packed
 from rsk_deploy.readers import read
 from rsk_deploy.registry import CONVERTERS, FORMATS, READERS, SUFFIXES, Footprint, converter_named, known
@@ -59,12 +60,12 @@ def export(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="What it runs on, one per format: ios16, ios17, ios18 (coreml); generic, x86-64, aarch64, cortex-a53, cortex-m7, cortex-m4 (c).",
+            help="What it runs on, one per format: ios16, ios17, ios18 (coreml); generic, x86-64, aarch64, cortex-a53, cortex-m55, cortex-m7, cortex-m4 (c).",
             rich_help_panel=WRITING,
         ),
     ] = None,
     force: Annotated[bool, o.flag("--force", help="Replace files that exist, once the new ones are verified.", panel=WRITING)] = False,
-    dry_run: Annotated[bool, o.flag("--dry-run", help="Read, fold and plan; write nothing.", panel=WRITING)] = False,
+    dry_run: Annotated[bool, o.flag("--dry-run", help="Do everything, refusals included, but leave no file.", panel=WRITING)] = False,
     opset: Annotated[int | None, typer.Option(metavar="N", min=13, max=26, help="Version of ONNX's operator set.", rich_help_panel=ONNX)] = None,
     sparse_initializer: Annotated[
         bool, o.flag("--sparse-initializer", help="Sparse weights in ONNX's own form: larger, and few runtimes read it.", panel=ONNX)
@@ -87,11 +88,13 @@ def export(
         typer.Option(
             "--max-flash",
             metavar="SIZE",
-            help="Refuse larger constants and compiled code (without a compiler: constants alone), as in 256k.",
+            help="Refuse larger constants and compiled code (without a compiler: constants alone), as in 256k (k is 1024).",
             rich_help_panel=C,
         ),
     ] = None,
-    max_ram: Annotated[str | None, typer.Option("--max-ram", metavar="SIZE", help="Refuse a larger scratch memory, as in 64k.", rich_help_panel=C)] = None,
+    max_ram: Annotated[
+        str | None, typer.Option("--max-ram", metavar="SIZE", help="Refuse a larger scratch memory, as in 64k (k is 1024).", rich_help_panel=C)
+    ] = None,
     emit_asm: Annotated[bool, o.flag("--emit-asm", help="Hot sparse convolutions as machine code, for x86-64, aarch64 and cortex-a53.", panel=C)] = False,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", metavar="", help="Run each file and compare it with the model.", rich_help_panel=PROVING)
@@ -141,7 +144,7 @@ def export(
         "description": description,
     }
     target_options = options_by_format(formats, special)
-    targets = {kind: destination(model, out, kind, force=force or dry_run) for kind in formats}
+    targets = {kind: destination(model, out, kind, force=force) for kind in formats}
     tolerance = Tolerance(**{name: value for name, value in (("atol", atol), ("rtol", rtol)) if value is not None})
     with Steps(2 + len(formats), quiet=quiet or as_json) as steps:
         steps.step(f"reading {model.name}")
@@ -157,19 +160,22 @@ def export(
                 steps.say(text + "\n")
         results: list[ExportResult] = []
         moved: list[Path] = []
-        with nullcontext() if dry_run else folder(out), all_or_none(targets, moved), ExitStack() as together:
-            for kind, path in targets.items() if not dry_run else ():
+        proof = source if verify else None
+        with nullcontext() if dry_run else folder(out), all_or_none(list(targets.values()), results, moved), ExitStack() as together:
+            for kind, path in targets.items():
                 steps.step(f"writing {path.name}" + (" and verifying it" if verify else ""))
-                proof = source if verify else None
-                whole = written(graphs[kind], path, kind, source=proof, tolerance=tolerance, sample=data, force=force, options=target_options[kind])
+                whole = written(
+                    graphs[kind], path, kind, source=proof, tolerance=tolerance, sample=data, force=force, dry_run=dry_run, options=target_options[kind]
+                )
                 together.push(lambda failure, *_, path=path: moved.append(path) if failure is None else None)  # after the move
                 results.append(together.enter_context(whole))
         for result in results:
-            steps.say(told(result))
-        if readable := [result.path for result in results if result.path.suffix in (*READERS, ".mlpackage")]:
+            steps.say(told(result, dry_run=dry_run))
+        if not dry_run and (readable := [result.path for result in results if result.path.suffix in (*READERS, ".mlpackage")]):
             steps.say(f"\nNext: rsk-inspect {shlex.quote(str(readable[0]))}")
     if as_json:
-        say(json.dumps(document(model, graphs, plan, results), indent=1, default=str))
+        files = {"files": [], "planned": results} if dry_run else {"files": results}
+        say(json.dumps(document(model, graphs, plan, files), indent=1, default=str))
 
 
 def options_by_format(formats: list[str], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -212,11 +218,11 @@ def destination(model: Path, out: Path, name: str, *, force: bool) -> Path:
     path = out / f"{model.stem}.{SUFFIXES.get(name, name)}"
     if path.exists() and model.exists() and path.samefile(model):
         raise UsageError(f"{path} is the model itself; choose another folder with -o")
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists; --force replaces it once the new file is verified, -o writes elsewhere")
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UsageError(f"{out}: {there} {'is not writable' if there.is_dir() else 'is a file'}; choose another folder with -o")
+        where = out if there == out else f"{out}: {there}"
+        raise UsageError(f"{where} {'is not writable' if there.is_dir() else 'is a file'}; choose another folder with -o")
+    check(path, force, folder=name in SUFFIXES)
     return path
 
 
@@ -242,16 +248,18 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def all_or_none(targets: Mapping[str, Path], moved: list[Path]) -> Iterator[None]:
+def all_or_none(paths: list[Path], whole: list[ExportResult], moved: list[Path]) -> Iterator[None]:
     """A refusal of one of several files also says that there is none of them, or which were moved to their places before the system refused a move."""
     try:
         yield
     except RskError as error:
         if moved:
-            rest = [path for path in targets.values() if path not in moved]
+            rest = [path for path in paths if path not in moved]
             error.args = (f"{error}\nWritten: {', '.join(map(str, moved))}; not written: {', '.join(map(str, rest))}",)
-        elif len(targets) > 1:
-            error.args = (f"{error}\nNothing is written, since one of {', '.join(map(str, targets.values()))} is refused",)
+        elif len(paths) > 1:
+            refused = paths[len(whole) :][:1] or paths[-1:]  # the last moves first
+            others = [str(path) for path in paths if path not in refused]
+            error.args = (f"{error}\nSince {refused[0]} is refused, {', '.join(others)} {'is' if len(others) == 1 else 'are'} not written either",)
         raise
 
 
@@ -272,10 +280,10 @@ def lowered(kind: str, graph: Graph[Packed], shown: Graph[Packed]) -> str:
     return "\n".join([*lines, *([f"  {kind}: {record}"] if record else [])])
 
 
-def told(result: ExportResult) -> str:
+def told(result: ExportResult, *, dry_run: bool) -> str:
     """The file, and under it what its verification measured."""
     share = f"{result.nbytes / result.dense_nbytes:.2f} × dense  " if result.dense_nbytes else ""
-    head = f"✔ {result.path}  {size(result.nbytes)}, {share}{result.seconds:.2f} s"
+    head = f"{'would write' if dry_run else '✔'} {result.path}  {size(result.nbytes)}, {share}{result.seconds:.2f} s"
     return "\n    ".join([head, *result.footprint.lines, *(figures(result.verification) if result.verification else ["not verified"])])
 
 
@@ -319,7 +327,7 @@ def agreement(output: OutputComparison, what: str = "") -> str:
     return f"{output.name}: {what}max |Δ| {output.max_abs:.1e}, relative {output.max_rel:.1e}{top1}"
 
 
-def document(model: Path, graphs: dict[str, Graph[Packed]], plan: Report, results: list[ExportResult]) -> dict[str, Any]:
+def document(model: Path, graphs: dict[str, Graph[Packed]], plan: Report, files: Mapping[str, list[ExportResult]]) -> dict[str, Any]:
     """Everything printed, for machines."""
     graph = next(iter(graphs.values()))
     records = {kind: record_of(packed.meta) for kind, packed in graphs.items()}
@@ -330,7 +338,7 @@ def document(model: Path, graphs: dict[str, Graph[Packed]], plan: Report, result
         "log": [dataclasses.asdict(entry) for entry in graph.log],
         "weights": plan.as_json(),
         "lowered": {kind: dataclasses.asdict(record) for kind, record in records.items() if record},
-        "files": [file(result) for result in results],
+        **{state: [file(result) for result in results] for state, results in files.items()},
     }
 
 

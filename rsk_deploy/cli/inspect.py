@@ -54,8 +54,8 @@ def inspect(
             raise UsageError(f"{file}: a folder of C is shown by itself; leave out {'--diff' if other else '--doctor'}")
         sources.show(file, comment, as_json=as_json)
         return
-    if other and mlprogram.is_package(other):
-        raise UsageError(f"{other}: a Core ML package holds a program, not a network; --diff compares .rsk, .onnx and checkpoints")
+    if other and (mlprogram.is_package(other) or sources.header(other)):
+        raise UsageError(f"{other}: a Core ML package or a folder of C holds a program, not a network; --diff compares .rsk, .onnx and checkpoints")
     options = o.read_options(input_shape, dynamic, arch, arch_args, allow_pickle, rsk, rsk_seed)
     findings = look() if doctor else ()
     first = differences = None

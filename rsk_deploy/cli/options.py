@@ -48,7 +48,7 @@ Rsk = Annotated[
 ]
 RskSeed = Annotated[int, typer.Option("--rsk-seed", metavar="N", min=1, help="Seed of --rsk sample.", rich_help_panel=READING)]
 Version = Annotated[bool, typer.Option("--version", metavar="", callback=version, is_eager=True, help="Print the version and stop.")]
-AsJson = Annotated[bool, flag("--json", help="Print one JSON document instead of text.")]
+AsJson = Annotated[bool, flag("--json", help='Print one JSON document instead of text; of a refusal {"error": …, "exit": …}.')]
 
 
 def read_options(

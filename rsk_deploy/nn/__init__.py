@@ -1,11 +1,9 @@
 """Layers to train sparse convolutional networks with, and checkpoints that describe themselves. Needs torch."""
 
-from rsk_deploy.errors import MissingExtraError
+from rsk_deploy.errors import needing
 
-try:
+with needing("torch", "torch", "rsk_deploy.nn"):
     import torch as _torch  # noqa: F401  # asked for here once, so that its absence is told as ours
-except ImportError as error:
-    raise MissingExtraError("torch", "torch", "rsk_deploy.nn") from error
 
 from rsk_deploy.nn.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
 from rsk_deploy.nn.psconv import CoverageWarning, PSConv2d, SkeletonConv2d

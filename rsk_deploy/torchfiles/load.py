@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rsk_deploy.errors import CorruptFileError, MissingExtraError, UnsafeFileError
+from rsk_deploy.errors import CorruptFileError, UnsafeFileError, needing
 from rsk_deploy.torchfiles.pickles import names_called
 
 SAVE_SAFELY = (
@@ -41,11 +41,9 @@ def load_pickled(path: Path, kind: str, allow_pickle: bool) -> Any:
 
 def load_safetensors(path: Path) -> dict[str, Any]:
     """The tensors in the file, by name."""
-    try:
+    with needing("safetensors", "torch", "reading .safetensors"):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
-    except ImportError as error:
-        raise MissingExtraError("safetensors", "torch", "reading .safetensors") from error
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:

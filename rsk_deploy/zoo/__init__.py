@@ -7,15 +7,13 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from rsk_deploy.errors import MissingExtraError, RskError, UsageError
+from rsk_deploy.errors import RskError, UsageError, needing
 from rsk_deploy.ir import Json
 from rsk_deploy.ir.weights import EMPTY
 from rsk_deploy.registry import check_arguments, known
 
-try:
+with needing("torch", "torch", "rsk_deploy.zoo"):
     from torch import nn
-except ImportError as error:
-    raise MissingExtraError("torch", "torch", "rsk_deploy.zoo") from error
 
 ARCHITECTURES = {
     "cnn6": "rsk_deploy.zoo.plain:cnn6",

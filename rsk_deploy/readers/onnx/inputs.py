@@ -60,7 +60,9 @@ def resolve(name: str, declared: tuple[int | str, ...], asked: Shape | None) -> 
             raise UsageError(f"input {name!r} has shape {declared} in the file; {asked} is asked")
         return asked
     if any(isinstance(dim, str) for dim in declared[1:]):
-        raise UsageError(f"input {name!r} has shape {declared}, open beyond the batch: give its shape with --input-shape, for example 1,3,224,224")
+        raise UsageError(
+            f"input {name!r} has shape {declared}, open beyond the batch: give its shape with --input-shape (input_shape= in Python), for example 1,3,224,224"
+        )
     return tuple(1 if isinstance(dim, str) else dim for dim in declared)
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rsk_deploy.errors import CorruptFileError, MissingExtraError, RskError, UnsafeFileError, UnsupportedError
+from rsk_deploy.errors import CorruptFileError, RskError, UnsafeFileError, UnsupportedError, needing
 
 MAX_FILE_BYTES = 1 << 31
 MAX_NODES = 200_000
@@ -34,10 +34,8 @@ def onnx_says(what: str) -> Iterator[None]:
 
 def load(model: Any) -> Any:
     """The ModelProto of a path (with its external data) or of a model in memory, which stays as it is: checked, functions inlined, opset 11 or newer."""
-    try:
+    with needing("onnx", "onnx", "reading ONNX"):
         import onnx
-    except ImportError as error:
-        raise MissingExtraError("onnx", "onnx", "reading ONNX") from error
     if isinstance(model, onnx.ModelProto):
         proto = onnx.ModelProto()
         proto.CopyFrom(model)

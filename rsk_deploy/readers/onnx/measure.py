@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rsk_deploy.errors import MissingExtraError, UnsupportedError
+from rsk_deploy.errors import UnsupportedError, needing
 from rsk_deploy.ir import Shape
 from rsk_deploy.readers.onnx.load import onnx_says, subgraphs
 from rsk_deploy.readers.onnx.values import Value
@@ -30,10 +30,8 @@ def measure(node: Any, values: Mapping[str, Value], opsets: Mapping[str, int], b
 
 def run_once(node: Any, values: Mapping[str, Value], opsets: Mapping[str, int], batch: int, fill: int, where: str) -> list[tuple[np.dtype[Any], Shape]]:
     """Run the node with every unknown input filled with one number."""
-    try:
+    with needing("onnxruntime", "onnx", f"{where}: finding the shape of its outputs"):
         import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("onnxruntime", "onnx", f"{where}: finding the shape of its outputs") from error
     from onnx import ValueInfoProto, helper
 
     with onnx_says(f"{where}: onnxruntime cannot run it"):

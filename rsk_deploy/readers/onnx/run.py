@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rsk_deploy.errors import MissingExtraError, UnsupportedError
+from rsk_deploy.errors import MissingExtraError, UnsupportedError, needing
 from rsk_deploy.ir import FloatArray
 from rsk_deploy.readers.onnx.load import load
 from rsk_deploy.readers.onnx.values import dtype_of
@@ -55,10 +55,8 @@ def working_engine(model: Any, inputs: Arrays) -> Engine:
 
 def runtime(model: Any) -> Engine:
     """The model in onnxruntime, on the CPU."""
-    try:
+    with needing("onnxruntime", "onnx", "running the original ONNX model"):
         import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("onnxruntime", "onnx", "running the original ONNX model") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     stored = str(model) if isinstance(model, Path) else model.SerializeToString()

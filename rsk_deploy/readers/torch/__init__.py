@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsk_deploy.errors import MissingExtraError, UnsupportedError, UsageError, about
+from rsk_deploy.errors import UnsupportedError, UsageError, about, needing
 from rsk_deploy.ir import Dense, Graph, Json, LogEntry
 from rsk_deploy.readers import ReadOptions, Source, refuse
 from rsk_deploy.readers.torch import states
@@ -36,10 +36,8 @@ class _Found:
 
 def read(model: Any, options: ReadOptions) -> Source:
     """Read an ``nn.Module``, an ``ExportedProgram``, or a file that holds one, or its weights."""
-    try:
+    with needing("torch", "torch", "reading a torch model"):
         import torch
-    except ImportError as error:
-        raise MissingExtraError("torch", "torch", "reading a torch model") from error
     if isinstance(model, torch.nn.Module):
         return _read_module(_Found(model, options))
     if isinstance(model, torch.export.ExportedProgram):

@@ -61,7 +61,7 @@ def _input_shapes(model: nn.Module, options: ReadOptions) -> dict[str, tuple[int
         elif entry.kind is not entry.VAR_KEYWORD:
             names.append(entry.name)
     if given is None:
-        raise UsageError(f"the model's input shape is not known; give it with --input-shape, for example {_example_shape(model)}")
+        raise UsageError(f"the model's input shape is not known; give it with --input-shape (input_shape= in Python), for example {_example_shape(model)}")
     shapes = {name: tuple(shape) for name, shape in given.items()} if isinstance(given, Mapping) else {names[0] if names else "input": tuple(given)}
     if list(shapes) != names[: len(shapes)]:
         raise UsageError(f"input shapes are given for {', '.join(shapes)}; forward takes {', '.join(names) or 'nothing'}, in this order")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from rsk_deploy.errors import MissingExtraError, RskError, UnsupportedError, about
+from rsk_deploy.errors import RskError, UnsupportedError, about, needing
 from rsk_deploy.ir.graph import BATCH
 from rsk_deploy.readers import ReadOptions
 from rsk_deploy.readers.torch.call import Call
@@ -73,11 +73,10 @@ def _told(error: BaseException) -> str:
 
 def to_onnx(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
     """The program as an unoptimised ModelProto: weights keep the module's names, nodes their place in the user's program."""
-    try:
+    import torch
+
+    with needing("onnxscript", "onnx", "reading a torch model"):
         import onnxscript  # noqa: F401  # torch.onnx needs it, and says so less plainly
-        import torch
-    except ImportError as error:
-        raise MissingExtraError("onnxscript", "onnx", "reading a torch model") from error
     from rsk_deploy.readers.torch.pools import translations
 
     try:
