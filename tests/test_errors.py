@@ -40,7 +40,7 @@ def test_a_package_that_is_not_there_is_said_with_how_to_install_it():
         pytest.raises(MissingExtraError, match=r'^reading x needs absent_package, which is not installed\. Run: pip install "rsk-deploy\[extra\]"$'),
         needing("absent_package", "extra", "reading x"),
     ):
-        import absent_package  # noqa: F401
+        import absent_package  # noqa: F401  # its import is what fails
 
 
 def test_a_package_that_is_not_there_is_no_interrupt_after_one_either():
@@ -48,7 +48,7 @@ def test_a_package_that_is_not_there_is_no_interrupt_after_one_either():
         raise KeyboardInterrupt
     except KeyboardInterrupt:
         with pytest.raises(MissingExtraError, match="absent_package, which is not installed"), needing("absent_package", "extra", "reading x"):
-            import absent_package  # noqa: F401
+            import absent_package  # noqa: F401  # its import is what fails
 
 
 @pytest.mark.parametrize("why", BROKEN)
@@ -56,7 +56,7 @@ def test_a_package_that_cannot_be_imported_is_not_called_missing(package, why):
     content, said = BROKEN[why]
     package("broken_package", content)
     with pytest.raises(MissingExtraError) as caught, needing("broken_package", "extra", "reading x"):
-        import broken_package  # noqa: F401
+        import broken_package  # noqa: F401  # its import is what fails
     assert str(caught.value).startswith(f"reading x needs broken_package, which is installed and cannot be imported: {said}")
     assert str(caught.value).endswith('Run: pip install --force-reinstall "rsk-deploy[extra]"')
 
@@ -65,7 +65,7 @@ def test_a_package_that_cannot_be_imported_is_not_called_missing(package, why):
 def test_an_interrupt_that_an_import_takes_for_an_error_is_an_interrupt(package, how):
     package("interrupted_package", INTERRUPTED[how])
     with pytest.raises(KeyboardInterrupt), needing("interrupted_package", "extra", "reading x"):
-        import interrupted_package  # noqa: F401
+        import interrupted_package  # noqa: F401  # its import is what fails
 
 
 @pytest.mark.parametrize(("content", "code", "said"), [(INTERRUPTED["cause"], 130, "error: interrupted"), (BROKEN["it is too old"][0], 6, "gone_since_2")])
