@@ -72,7 +72,7 @@ def test_an_interrupt_that_an_import_takes_for_an_error_is_an_interrupt(package,
 def test_the_command_tells_an_interrupted_import_from_a_broken_package(onnx_model, tmp_path, package, content, code, said):
     path = os.pathsep.join([str(package("onnxruntime", content)), os.environ.get("PYTHONPATH", "")])
     command = [*COMMAND, onnx_model, "--format", "onnx", "-o", tmp_path / "out"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path})
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path})
     assert result.returncode == code, result.stderr
     assert said in result.stderr
     assert "Traceback" not in result.stderr
