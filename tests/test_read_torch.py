@@ -351,15 +351,13 @@ class Untranslated(nn.Module):
         return torch.linalg.svd(x).S
 
 
+UNKNOWN_SHAPE = r"input shape is not known; give it with --input-shape \(input_shape= in Python\), for example 1,5,224,224"
+
+
 @pytest.mark.parametrize(
     ("model", "given", "error", "message"),
     [
-        (
-            nn.Conv2d(5, 4, 3),
-            options(None),
-            UsageError,
-            r"input shape is not known; give it with --input-shape \(input_shape= in Python\), for example 1,5,224,224",
-        ),
+        (nn.Conv2d(5, 4, 3), options(None), UsageError, UNKNOWN_SHAPE),
         (nn.Linear(7, 2), options(None), UsageError, "for example 1,7$"),
         (nn.Conv2d(5, 4, 3), options((1, 5, 1 << 30, 1 << 30)), UsageError, r"does not run on an input of shape input .*1073741824\): RuntimeError"),
         (nn.Conv2d(5, 4, 3), options(), UsageError, r"does not run on an input of shape input \(1, 3, 8, 8\): RuntimeError: .*to have 5 channels"),

@@ -162,24 +162,30 @@ static void check_endings(void) {
     }
 }
 
+/* A channel of one row, as it is. */
+static struct rsk_panel row_of(uint32_t width) {
+  const struct rsk_panel row = {.height = 1,
+                                .width = width,
+                                .stride_y = 1,
+                                .stride_x = 1,
+                                .spread_y = 1,
+                                .spread_x = 1,
+                                .phases_y = 1,
+                                .phases_x = 1,
+                                .shift = 1,
+                                .rows = 1,
+                                .pitch = width,
+                                .plane = width};
+  return row;
+}
+
 #if RSK_ALONE_S8
 /* The largest sums there can be, of more taps than are summed at once. */
 static void check_parts(void) {
   enum { KEPT = 1203, CHECKED = 11, ROOM = 12 };
   static rsk_place none[KEPT + 3];
   static int8_t lowest[KEPT], inputs[4 * CHECKED];
-  const struct rsk_panel whole = {.height = 1,
-                                  .width = 4 * CHECKED,
-                                  .stride_y = 1,
-                                  .stride_x = 1,
-                                  .spread_y = 1,
-                                  .spread_x = 1,
-                                  .phases_y = 1,
-                                  .phases_x = 1,
-                                  .shift = 1,
-                                  .rows = 1,
-                                  .pitch = 4 * CHECKED,
-                                  .plane = 4 * CHECKED};
+  const struct rsk_panel whole = row_of(4 * CHECKED);
   const int32_t bias = 1 << 20;
   memset(lowest, -127, sizeof lowest);
   for (uint32_t i = 0; i < sizeof inputs; i++) inputs[i] = i % 2 ? 127 : -127;
@@ -206,18 +212,7 @@ int main(void) {
   for (uint32_t i = 0; i < 4 * MOST; i++) weights[i] = (float)((int32_t)drawn(129) - 64) / 8;
   for (uint32_t i = 0; i < 2 * MOST; i++) weights_s8[i] = (int8_t)(i % 7 ? (int32_t)drawn(255) - 127 : -127);
   for (uint32_t i = 0; i < MOST; i++) list[i] = (rsk_place)drawn(CELLS - POSITIONS - 16);
-  const struct rsk_panel whole = {.height = 1,
-                                  .width = CELLS,
-                                  .stride_y = 1,
-                                  .stride_x = 1,
-                                  .spread_y = 1,
-                                  .spread_x = 1,
-                                  .phases_y = 1,
-                                  .phases_x = 1,
-                                  .shift = 1,
-                                  .rows = 1,
-                                  .pitch = CELLS,
-                                  .plane = CELLS};
+  const struct rsk_panel whole = row_of(CELLS);
   rsk_pack_s8(&whole, panel_s8, 1, 0, cells);
   for (uint32_t i = 0; i < PATTERNS * 4; i++) places[i] = (rsk_place)drawn(PLANE);
   for (uint32_t i = 0; i < (1 + FILTERS) * CHANNELS; i++) ids[i] = (uint8_t)drawn(PATTERNS);
